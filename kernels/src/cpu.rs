@@ -1,0 +1,21 @@
+//! What the CPU implementations of ops share: threads, vectors of the instruction sets, register tiles.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod floats;
+mod isa;
+mod math;
+mod pool;
+mod portable;
+mod simd;
+mod tile;
+
+pub(crate) use floats::{Float, Floats};
+pub use isa::Isa;
+pub(crate) use isa::Kernel;
+pub(crate) use math::{exp, norm_row, silu};
+pub(crate) use pool::{Parts, ThreadPool};
+pub(crate) use simd::{LANES, Simd};
+pub(crate) use tile::{Product, Rows, Weight, for_weight};

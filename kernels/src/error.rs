@@ -1,0 +1,59 @@
+//! What can go wrong in an op or a tensor.
+
+use crate::{DType, Shape};
+
+/// The result of an op.
+pub type Result<T, E = KernelError> = std::result::Result<T, E>;
+
+/// A caller's mistake (shape, type) or a device's refusal.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum KernelError {
+    /// A tensor does not have the shape that the op's other arguments imply.
+    #[error("{op}: `{arg}` has shape {found}, expected {expected}")]
+    Shape {
+        /// The op.
+        op: &'static str,
+        /// Its argument.
+        arg: &'static str,
+        /// The shape given.
+        found: Shape,
+        /// The shape needed.
+        expected: Shape,
+    },
+    /// A tensor does not have the element type that the op needs.
+    #[error("{op}: `{arg}` is {found}, expected {expected}")]
+    DType {
+        /// The op.
+        op: &'static str,
+        /// Its argument.
+        arg: &'static str,
+        /// The type given.
+        found: DType,
+        /// The type needed.
+        expected: DType,
+    },
+    /// An argument outside what the op can do.
+    #[error("{op}: {reason}")]
+    Argument {
+        /// The op.
+        op: &'static str,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// A buffer could not be had.
+    #[error("cannot allocate {bytes} bytes on {device}")]
+    OutOfMemory {
+        /// Size of the refused request.
+        bytes: usize,
+        /// The device asked.
+        device: String,
+    },
+    /// No such device on this machine or in this build.
+    #[error("device {name:?}: {reason}")]
+    Device {
+        /// What was asked for.
+        name: String,
+        /// Why it cannot be had.
+        reason: String,
+    },
+}

@@ -1,0 +1,276 @@
+//! `linear`: a matrix product with weights in place.
+
+use std::ops::Range;
+
+use super::check::Check;
+use crate::{
+    DType, Device, Result, Tensor, View, ViewMut,
+    cpu::{Floats, Parts, Product, Rows, Weight, for_weight},
+};
+
+/// One weight of a [`Linear`].
+#[derive(Debug)]
+pub struct LinearPart {
+    /// `[N, K]`: one row per output.
+    pub weight: Tensor,
+    /// `[N]`
+    pub bias: Option<Tensor>,
+}
+
+/// One or more weights that share their input; their outputs stand side by side.
+#[derive(Debug)]
+pub struct Linear {
+    parts: Vec<LinearPart>,
+    in_features: usize,
+    out_features: usize,
+    dtype: DType,
+}
+
+impl LinearPart {
+    /// N, the rows of the weight.
+    pub(super) fn out_features(&self) -> usize {
+        self.weight.shape().dims()[0]
+    }
+
+    /// The bias, which [`Linear::new`] knows to be of a float type.
+    fn bias(&self) -> Option<Floats<'_>> {
+        self.bias.as_ref().and_then(|bias| Floats::new(bias.view()))
+    }
+}
+
+impl Linear {
+    /// A layer of the given parts.
+    ///
+    /// # Errors
+    /// When there is no part, or they differ in K or in type, or a bias does not fit its weight.
+    pub fn new(parts: Vec<LinearPart>) -> Result<Linear> {
+        let check = Check("Linear::new");
+        let first = parts.first().ok_or_else(|| check.error("no weight".into()))?;
+        let dtype = first.weight.dtype();
+        let [_, in_features] = check.dims("weight", &first.weight.view())?;
+        let mut out_features = 0usize;
+        for LinearPart { weight, bias } in &parts {
+            let [rows, _] = check.dims("weight", &weight.view())?;
+            check.is("weight", &weight.view(), [rows, in_features], dtype)?;
+            check.floats("weight", weight.view())?;
+            if let Some(bias) = bias {
+                check.shape("bias", &bias.view(), [rows])?;
+                check.floats("bias", bias.view())?;
+            }
+            out_features += rows;
+        }
+        Ok(Linear { parts, in_features, out_features, dtype })
+    }
+
+    /// The weights, in the order of their outputs.
+    pub fn parts(&self) -> &[LinearPart] {
+        &self.parts
+    }
+
+    /// K, the width of the input.
+    pub fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    /// The width of the output: all parts' N together.
+    pub fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    /// Element type of the weights.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Size of weights and biases.
+    pub fn size_in_bytes(&self) -> usize {
+        let bytes = |part: &LinearPart| {
+            part.weight.size_in_bytes() + part.bias.as_ref().map_or(0, Tensor::size_in_bytes)
+        };
+        self.parts.iter().map(bytes).sum()
+    }
+}
+
+/// `out[t, n] = Σ_k x[t, k] · weight[n, k] (+ bias[n])`.
+///
+/// - `out`: f32 `[T, N]`, N the parts' outputs together
+/// - `x`: compute `[T, K]`
+/// - `linear`: `[N, K]`
+///
+/// The order in which an element is summed depends on K and the instruction set alone.
+///
+/// # Errors
+/// When shapes or types do not fit.
+pub fn linear(device: &Device, out: ViewMut<'_>, x: View<'_>, linear: &Linear) -> Result<()> {
+    let check = Check("linear");
+    let [rows, _] = check.dims("x", &x)?;
+    check.is("x", &x, [rows, linear.in_features], linear.dtype.compute())?;
+    check.is("out", &out, [rows, linear.out_features], DType::F32)?;
+    for_weight!(linear.dtype, "linear", "weight", W => multiply::<W>(device, out, x, linear))
+}
+
+fn multiply<W: Weight>(device: &Device, out: ViewMut<'_>, x: View<'_>, linear: &Linear) -> Result<()> {
+    let rows = x.shape().dims()[0];
+    let input = Rows { data: x.as_slice::<W::Input>()?, width: linear.in_features, select: None };
+    let out = Parts::new(out.into_mut_slice()?);
+    let blocks = Blocks::new::<W>(rows, linear, device.as_cpu().threads());
+    let tasks = linear.parts.iter().map(|part| blocks.count(part.out_features())).sum();
+    let cpu = device.as_cpu();
+    cpu.pool.run(tasks, |task| {
+        let (mut task, mut out_column) = (task, 0);
+        for part in &linear.parts {
+            let count = blocks.count(part.out_features());
+            if task < count {
+                let (rows, columns) = blocks.get(task, part.out_features());
+                let weight = part.weight.view().elements::<W>();
+                let (bias, out_width) = (part.bias(), linear.out_features);
+                cpu.isa.run(Product { input, weight, bias, out: &out, out_width, out_column, rows, columns });
+                return;
+            }
+            task -= count;
+            out_column += part.out_features();
+        }
+    });
+    Ok(())
+}
+
+/// How products are cut into tasks.
+#[derive(Clone, Copy)]
+pub(super) struct Blocks {
+    rows: usize,
+    block_rows: usize,
+    block_columns: usize,
+}
+
+impl Blocks {
+    /// Blocks of rows and columns of a linear with `rows` input rows.
+    fn new<W: Weight>(rows: usize, linear: &Linear, threads: usize) -> Blocks {
+        let block_rows = Product::<W>::block_rows(linear.in_features);
+        let columns = linear.out_features * rows.div_ceil(block_rows);
+        Blocks { rows, block_rows, ..Blocks::of_columns(columns, threads) }
+    }
+
+    /// Blocks of columns only: enough of all `columns` columns for every thread to get its share, whatever the others'
+    /// speed, and of enough bytes to be read at full speed.
+    pub(super) fn of_columns(columns: usize, threads: usize) -> Blocks {
+        let block_columns = (columns / (8 * threads)).clamp(24, 192).next_multiple_of(12);
+        Blocks { rows: 1, block_rows: 1, block_columns }
+    }
+
+    /// Tasks of a weight with `columns` outputs.
+    pub(super) fn count(self, columns: usize) -> usize {
+        self.rows.div_ceil(self.block_rows) * columns.div_ceil(self.block_columns)
+    }
+
+    /// Rows and columns of a task of a weight with `columns` outputs. Tasks that share columns come together.
+    fn get(self, task: usize, columns: usize) -> (Range<usize>, Range<usize>) {
+        let per_column = self.rows.div_ceil(self.block_rows);
+        let row = task % per_column * self.block_rows;
+        let column = task / per_column * self.block_columns;
+        (row..self.rows.min(row + self.block_rows), column..columns.min(column + self.block_columns))
+    }
+
+    /// Columns of a task of a weight with `columns` outputs.
+    pub(super) fn columns(self, task: usize, columns: usize) -> Range<usize> {
+        self.get(task, columns).1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::*;
+    use crate::{Element, ops::testing::*};
+
+    /// Two parts, the second with a bias, and the values that they hold.
+    fn two_parts<T: Rounded>(k: usize, n: [usize; 2], values: &[f32]) -> Linear {
+        let all: Vec<T> = rounded(values);
+        let (first, second) = all.split_at(n[0] * k);
+        let bias: Vec<T> = second[..n[1]].to_vec();
+        Linear::new(vec![
+            LinearPart { weight: Tensor::from_slice([n[0], k], first).unwrap(), bias: None },
+            LinearPart {
+                weight: Tensor::from_slice([n[1], k], second).unwrap(),
+                bias: Some(Tensor::from_slice([n[1]], &bias).unwrap()),
+            },
+        ])
+        .unwrap()
+    }
+
+    fn run<T: Element>(device: &Device, layer: &Linear, x: &[T]) -> Vec<f32> {
+        let rows = x.len() / layer.in_features();
+        let mut out = vec![f32::NAN; rows * layer.out_features()];
+        let view = ViewMut::from_slice([rows, layer.out_features()], &mut out).unwrap();
+        linear(device, view, View::from_slice([rows, layer.in_features()], x).unwrap(), layer).unwrap();
+        out
+    }
+
+    /// Compares with sums in f64, then rows of batches with the same rows in larger ones.
+    fn check<W: Rounded + Weight<Input: Rounded>>(k: usize, n: [usize; 2]) {
+        let mut random = Random::new(7);
+        let weights = random.floats((n[0] + n[1]) * k, 1.0);
+        let x: Vec<W::Input> = rounded(&random.floats(100 * k, 1.0));
+        let layer = two_parts::<W>(k, n, &weights);
+        let round = |x: f32| f64::from(W::round(x).widen());
+        let expected: Vec<f64> = x
+            .chunks(k)
+            .flat_map(|x| weights.chunks(k).enumerate().map(move |(row, weight)| (x, row, weight)))
+            .map(|(x, row, weight)| {
+                let dot: f64 = x.iter().zip(weight).map(|(&x, &w)| f64::from(x.widen()) * round(w)).sum();
+                if row < n[0] { dot } else { dot + round(weights[n[0] * k + row - n[0]]) }
+            })
+            .collect();
+        let mut first: Option<(crate::Isa, Vec<f32>)> = None;
+        for device in devices() {
+            let all = run(&device, &layer, &x);
+            assert_close(&all, &expected, 1e-5 * (k as f64).sqrt(), "linear");
+            for batch in [1, 2, 7, 32] {
+                let start = (100 - batch) * k;
+                let part = run(&device, &layer, &x[start..]);
+                assert_same_bits(&part, &all[(100 - batch) * (n[0] + n[1])..], "linear");
+            }
+            match &first {
+                Some((isa, bits)) if *isa == device.as_cpu().isa() => assert_same_bits(&all, bits, "threads"),
+                _ => first = Some((device.as_cpu().isa(), all)),
+            }
+        }
+    }
+
+    #[test]
+    fn every_type_agrees_with_f64_sums_and_no_row_depends_on_another() {
+        for (k, n) in [(1, [1, 1]), (33, [5, 9]), (256, [64, 50]), (1000, [13, 200])] {
+            check::<f32>(k, n);
+            check::<f16>(k, n);
+            check::<bf16>(k, n);
+        }
+    }
+
+    #[test]
+    fn no_rows_and_no_inputs() {
+        let layer = two_parts::<f32>(8, [3, 2], &[1.0; 40]);
+        for device in devices() {
+            assert!(run::<f32>(&device, &layer, &[]).is_empty());
+        }
+    }
+
+    #[test]
+    fn misfits_are_named() {
+        let weight = |n, k, dtype| LinearPart { weight: Tensor::zeros([n, k], dtype).unwrap(), bias: None };
+        let message = |parts| Linear::new(parts).unwrap_err().to_string();
+        assert_eq!(message(vec![]), "Linear::new: no weight");
+        assert_eq!(
+            message(vec![weight(2, 8, DType::F32), weight(2, 9, DType::F32)]),
+            "Linear::new: `weight` has shape [2, 9], expected [2, 8]"
+        );
+        assert_eq!(
+            message(vec![weight(2, 8, DType::F32), weight(2, 8, DType::BF16)]),
+            "Linear::new: `weight` is bfloat16, expected float32"
+        );
+        let layer = Linear::new(vec![weight(2, 8, DType::BF16)]).unwrap();
+        let x = Tensor::zeros([1, 8], DType::F32).unwrap();
+        let mut out = Tensor::zeros([1, 2], DType::F32).unwrap();
+        let error = linear(&devices()[0], out.view_mut().unwrap(), x.view(), &layer).unwrap_err();
+        assert_eq!(error.to_string(), "linear: `x` is float32, expected bfloat16");
+    }
+}

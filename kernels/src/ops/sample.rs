@@ -1,0 +1,320 @@
+//! `sample`: one token per row of logits.
+
+use super::check::Check;
+use crate::{
+    Device, KernelError, Result, View,
+    cpu::{Float, Kernel, LANES, Parts, Simd, exp},
+};
+
+mod cut;
+mod race;
+
+use cut::{Cut, Histogram};
+
+/// How to draw one token. Applied in this order: repetition, frequency and presence penalties, logit bias,
+/// suppressed tokens, temperature, top-k, top-p, min-p; then a draw keyed by (seed, position).
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleParams {
+    /// 0 means greedy (ties to the lowest id); otherwise logits are divided by it.
+    pub temperature: f32,
+    /// Keep only the `top_k` most probable tokens (of equally probable ones those with the lowest ids); 0 keeps all.
+    pub top_k: u32,
+    /// Keep the smallest set of most probable tokens whose probabilities, among those that top-k kept, reach
+    /// `top_p`; 1 keeps all.
+    pub top_p: f32,
+    /// Keep tokens at least `min_p` times as probable as the most probable one; 0 keeps all.
+    pub min_p: f32,
+    /// Subtracted from the logit of every token already in the output.
+    pub presence_penalty: f32,
+    /// Subtracted once for every time that the token is in the output.
+    pub frequency_penalty: f32,
+    /// Divides positive and multiplies negative logits of tokens in prompt or output; 1 is neutral.
+    pub repetition_penalty: f32,
+    /// Added to logits: (token, bias).
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Tokens that must not be drawn now.
+    pub suppressed: Vec<u32>,
+    /// Tokens seen so far, each once; needed only when a penalty is not neutral.
+    pub seen: Vec<SeenToken>,
+    /// Key of the random stream.
+    pub seed: u64,
+    /// Counter in the random stream: the position of the token being drawn.
+    pub position: u64,
+}
+
+/// A token of the sequence so far, for penalties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenToken {
+    /// Its id.
+    pub id: u32,
+    /// How often it is in the output; 0 when only in the prompt.
+    pub output_count: u32,
+}
+
+/// A row of logits to draw from.
+#[derive(Clone, Copy, Debug)]
+pub struct SampleRow<'a> {
+    /// Index among the rows of the logits.
+    pub row: usize,
+    /// How.
+    pub params: &'a SampleParams,
+}
+
+/// What [`sample`] needs to work on a row, once per thread of the device.
+#[derive(Debug)]
+pub struct SampleWorkspace {
+    scratch: Vec<Scratch>,
+    vocab: usize,
+}
+
+/// One thread's work space.
+#[derive(Debug)]
+struct Scratch {
+    /// `[V]` logits with penalties and bias; then `(logit - max) / temperature`.
+    logits: Vec<f32>,
+    /// `[V]` `e^logits`.
+    weights: Vec<f32>,
+    /// The largest logit of every [`BLOCK`] tokens.
+    maxima: Vec<f32>,
+    /// Tokens that may survive top-k, top-p and min-p, in ascending order.
+    candidates: Vec<u32>,
+    histogram: Histogram,
+}
+
+/// Tokens that are skipped together.
+const BLOCK: usize = 64;
+
+impl Scratch {
+    fn new(vocab: usize) -> Result<Scratch, ()> {
+        let zeros = |n| bytemuck::allocation::try_zeroed_vec(n);
+        let mut candidates = Vec::new();
+        candidates.try_reserve_exact(vocab).map_err(|_| ())?;
+        Ok(Scratch {
+            logits: zeros(vocab)?,
+            weights: zeros(vocab)?,
+            maxima: zeros(vocab.div_ceil(BLOCK))?,
+            candidates,
+            histogram: Histogram::new(vocab)?,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        let elements =
+            self.logits.len() + self.weights.len() + self.maxima.len() + self.candidates.capacity();
+        4 * elements + self.histogram.bytes()
+    }
+}
+
+impl SampleWorkspace {
+    /// A workspace for rows of `vocab` logits on `device`.
+    ///
+    /// # Errors
+    /// When memory is short.
+    pub fn new(device: &Device, vocab: usize) -> Result<SampleWorkspace> {
+        let refused = |()| KernelError::OutOfMemory { bytes: 24 * vocab, device: device.name().into() };
+        let all = (0..device.as_cpu().threads()).map(|_| Scratch::new(vocab)).collect::<Result<_, ()>>();
+        Ok(SampleWorkspace { scratch: all.map_err(refused)?, vocab })
+    }
+
+    /// Its size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.scratch.iter().map(Scratch::bytes).sum()
+    }
+}
+
+/// One token per entry of `rows`, drawn as its [`SampleParams`] say.
+///
+/// - `out`: one id per entry of `rows`
+/// - `logits`: f32 `[.., V]`
+///
+/// A token is drawn by an exponential race, which is Gumbel-max in other words: the token with the smallest
+/// `-ln(u) / probability` wins, u uniform in 0..1 and keyed by (seed, position, token). So no probability needs to be
+/// normalised, and the draw depends on nothing but the row's logits and parameters.
+///
+/// A row that leaves no token to draw gets [`NO_TOKEN`]; the others are not affected.
+///
+/// # Errors
+/// When shapes or types do not fit, or a row or token is out of range.
+pub fn sample(
+    device: &Device,
+    out: &mut [u32],
+    logits: View<'_>,
+    rows: &[SampleRow<'_>],
+    workspace: &mut SampleWorkspace,
+) -> Result<()> {
+    let check = Check("sample");
+    let [count, vocab] = check.dims("logits", &logits)?;
+    check.that(out.len() == rows.len(), || format!("{} results for {} rows", out.len(), rows.len()))?;
+    check.that(vocab == workspace.vocab, || {
+        format!("{vocab} logits, the workspace is for {}", workspace.vocab)
+    })?;
+    for SampleRow { row, params } in rows {
+        check.that(*row < count, || format!("row {row} of {count} rows of logits"))?;
+        let biased = params.logit_bias.iter().map(|&(id, _)| id);
+        let seen = params.seen.iter().map(|seen| seen.id);
+        let outside =
+            params.suppressed.iter().copied().chain(biased).chain(seen).find(|&id| id as usize >= vocab);
+        check.that(outside.is_none(), || {
+            format!("row {row}: token {} of {vocab}", outside.unwrap_or_default())
+        })?;
+    }
+    let logits = logits.as_slice::<f32>()?;
+    let cpu = device.as_cpu();
+    let threads = workspace.scratch.len().min(rows.len());
+    let (results, scratch) = (Parts::new(out), Parts::new(&mut workspace.scratch));
+    cpu.pool.run(threads, |thread| {
+        // SAFETY: each task has its own scratch.
+        let scratch = unsafe { &mut scratch.get(thread..thread + 1)[0] };
+        for i in (thread..rows.len()).step_by(threads) {
+            let SampleRow { row, params } = rows[i];
+            // SAFETY: each row is handled by one task.
+            let out = unsafe { &mut results.get(i..i + 1)[0] };
+            let logits = &logits[row * vocab..(row + 1) * vocab];
+            cpu.isa.run(Draw { logits, params, scratch, out });
+        }
+    });
+    Ok(())
+}
+
+/// Stands for the token of a row that leaves none to draw: a logit is NaN or infinite, or all are suppressed.
+pub const NO_TOKEN: u32 = u32::MAX;
+
+struct Draw<'a> {
+    logits: &'a [f32],
+    params: &'a SampleParams,
+    scratch: &'a mut Scratch,
+    out: &'a mut u32,
+}
+
+impl Kernel for Draw<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Draw { logits, params, scratch, out } = self;
+        scratch.logits.copy_from_slice(logits);
+        params.adjust(&mut scratch.logits);
+        *out = match largest(s, &scratch.logits) {
+            None => NO_TOKEN,
+            Some((id, _)) if params.temperature == 0.0 => id,
+            Some((_, max)) => {
+                let sum = weigh(s, scratch, max, params.temperature);
+                params.draw(scratch, sum)
+            }
+        };
+    }
+}
+
+impl SampleParams {
+    /// Applies penalties, bias and suppression.
+    fn adjust(&self, logits: &mut [f32]) {
+        let neutral =
+            self.repetition_penalty == 1.0 && self.presence_penalty == 0.0 && self.frequency_penalty == 0.0;
+        if !neutral {
+            for seen in &self.seen {
+                let logit = &mut logits[seen.id as usize];
+                let factor = self.repetition_penalty;
+                *logit = if *logit > 0.0 { *logit / factor } else { *logit * factor };
+                if seen.output_count > 0 {
+                    *logit -= self.frequency_penalty * seen.output_count as f32 + self.presence_penalty;
+                }
+            }
+        }
+        for &(id, bias) in &self.logit_bias {
+            logits[id as usize] += bias;
+        }
+        for &id in &self.suppressed {
+            logits[id as usize] = f32::NEG_INFINITY;
+        }
+    }
+
+    /// Draws a token from weights that add up to `sum`.
+    #[inline(always)]
+    fn draw(&self, scratch: &mut Scratch, sum: f64) -> u32 {
+        let key = race::key(self.seed, self.position);
+        let keeps_all = self.top_k == 0 && self.top_p >= 1.0 && self.min_p <= 0.0;
+        if keeps_all {
+            return race::among_all(key, &scratch.weights);
+        }
+        let cut = self.cut(scratch, sum);
+        let kept = |&id: &u32| cut.keeps(id, scratch.logits[id as usize]);
+        let runners = scratch.candidates.iter().copied().filter(kept);
+        race::among(key, runners.map(|id| (id, scratch.weights[id as usize])))
+    }
+
+    /// What top-k, top-p and min-p leave, all of it among the candidates. `sum` is that of all weights.
+    fn cut(&self, scratch: &mut Scratch, sum: f64) -> Cut {
+        let Scratch { logits, weights, maxima, candidates, histogram } = scratch;
+        let top_k = if self.top_k == 0 { logits.len() } else { logits.len().min(self.top_k as usize) };
+        let at_least = if self.min_p > 0.0 { self.min_p.ln() } else { f32::MIN };
+        let threshold = if top_k < logits.len() {
+            histogram.threshold_of_count(top_k, maxima)
+        } else if self.top_p < 1.0 {
+            cut::threshold_of_mass(f64::from(self.top_p), sum, logits.len())
+        } else {
+            at_least
+        };
+        candidates.clear();
+        for (block, _) in maxima.iter().enumerate().filter(|&(_, &max)| max >= threshold) {
+            let ids = block * BLOCK..logits.len().min((block + 1) * BLOCK);
+            candidates.extend(ids.filter(|&id| logits[id] >= threshold).map(|id| id as u32));
+        }
+        let mut cut = Cut::NOTHING;
+        if top_k < candidates.len() {
+            histogram.fill(candidates, logits, weights, cut);
+            cut = histogram.at_count(top_k, candidates, logits, cut);
+        }
+        if self.top_p < 1.0 {
+            histogram.fill(candidates, logits, weights, cut);
+            let sum = if top_k < logits.len() { histogram.mass() } else { sum };
+            cut = histogram.at_mass(f64::from(self.top_p) * sum, candidates, logits, weights, cut);
+        }
+        cut.at_least(at_least)
+    }
+}
+
+/// The largest logit and the lowest id that has it; `None` when one is NaN or infinite, or all are -infinity.
+#[inline(always)]
+fn largest<S: Simd>(s: S, logits: &[f32]) -> Option<(u32, f32)> {
+    let (mut best, mut first) = (f32::NEG_INFINITY, 0);
+    // 0 · x is NaN for NaN and the infinities, of which -infinity may be there.
+    let mut nan = s.splat(0.0);
+    for (block, logits) in logits.chunks(BLOCK).enumerate() {
+        let mut max = s.splat(f32::NEG_INFINITY);
+        for logits in logits.chunks(LANES) {
+            let v = s.keep(f32::load(s, logits), 0..logits.len(), f32::NEG_INFINITY);
+            max = s.max(v, max);
+            nan = s.mul_add(s.max(s.splat(f32::MIN), v), s.splat(0.0), nan);
+        }
+        let max = s.max_lane(max);
+        if max > best {
+            (best, first) = (max, block * BLOCK);
+        }
+    }
+    let id = logits[first..].iter().position(|&logit| logit == best)?;
+    (best > f32::NEG_INFINITY && !s.sum(nan).is_nan()).then_some(((first + id) as u32, best))
+}
+
+/// `logits = (logits - max) / temperature`, `weights = e^logits`, and the maxima. Returns the sum of weights.
+#[inline(always)]
+fn weigh<S: Simd>(s: S, scratch: &mut Scratch, max: f32, temperature: f32) -> f64 {
+    let Scratch { logits, weights, maxima, .. } = scratch;
+    let (max, temperature) = (s.splat(max), s.splat(temperature));
+    let mut sum = s.splat(0.0);
+    let blocks = logits.chunks_mut(BLOCK).zip(weights.chunks_mut(BLOCK));
+    for ((logits, weights), maximum) in blocks.zip(maxima) {
+        let mut largest = s.splat(f32::NEG_INFINITY);
+        for (logits, weights) in logits.chunks_mut(LANES).zip(weights.chunks_mut(LANES)) {
+            let v = s.div(s.sub(f32::load(s, logits), max), temperature);
+            let v = s.keep(v, 0..logits.len(), f32::NEG_INFINITY);
+            let weight = exp(s, v);
+            f32::store(s, logits, v);
+            f32::store(s, weights, weight);
+            largest = s.max(v, largest);
+            sum = s.add(sum, weight);
+        }
+        *maximum = s.max_lane(largest);
+    }
+    f64::from(s.sum(sum))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! What the ops' tests share.
+
+use std::num::NonZeroUsize;
+
+use half::{bf16, f16};
+
+use crate::{Device, Element, Isa};
+
+/// Reproducible numbers (SplitMix64).
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    /// Uniform in -1..1.
+    pub(super) fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    pub(super) fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    pub(super) fn floats(&mut self, n: usize, scale: f32) -> Vec<f32> {
+        (0..n).map(|_| self.float() * scale).collect()
+    }
+}
+
+/// Every instruction set of this machine with 1 to 4 threads.
+pub(super) fn devices() -> Vec<Device> {
+    let threads = [1, 2, 3, 4];
+    Isa::available()
+        .flat_map(|isa| threads.map(|n| Device::cpu_with_isa(NonZeroUsize::new(n), isa)))
+        .collect()
+}
+
+/// One device per instruction set of this machine.
+pub(super) fn isa_devices() -> Vec<Device> {
+    Isa::available().map(|isa| Device::cpu_with_isa(NonZeroUsize::new(2), isa)).collect()
+}
+
+/// Conversions of test data.
+pub(super) trait Rounded: Element {
+    fn round(x: f32) -> Self;
+    fn widen(self) -> f32;
+}
+
+impl Rounded for f32 {
+    fn round(x: f32) -> f32 {
+        x
+    }
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Rounded for f16 {
+    fn round(x: f32) -> f16 {
+        f16::from_f32(x)
+    }
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl Rounded for bf16 {
+    fn round(x: f32) -> bf16 {
+        bf16::from_f32(x)
+    }
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+/// Rounds each element.
+pub(super) fn rounded<T: Rounded>(x: &[f32]) -> Vec<T> {
+    x.iter().map(|&x| T::round(x)).collect()
+}
+
+/// Widens each element.
+pub(super) fn widened<T: Rounded>(x: &[T]) -> Vec<f32> {
+    x.iter().map(|&x| x.widen()).collect()
+}
+
+/// Fails when any difference is over `tolerance`, or NaN.
+#[track_caller]
+pub(super) fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}: lengths");
+    for (i, (&found, &expected)) in found.iter().zip(expected).enumerate() {
+        let difference = (f64::from(found) - expected).abs();
+        // NaN is not below anything.
+        assert!(difference <= tolerance, "{what}: element {i} is {found}, expected {expected}");
+    }
+}
+
+/// Fails when any bit differs.
+#[track_caller]
+pub(super) fn assert_same_bits(found: &[f32], expected: &[f32], what: &str) {
+    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert!(bits(found) == bits(expected), "{what}: bits differ");
+}
