@@ -1,0 +1,99 @@
+//! What one step computes: host arrays that name tokens, positions and KV slots, and what to do with the logits.
+
+use mosu_kernels::ops::{SampleParams, TokenLogprobs};
+
+/// One step's input. Rows of all sequences lie one after another; prefill chunks and decodes mix freely.
+///
+/// T rows in all, S sequences; a sequence's rows are consecutive positions.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// `[T]` input token of each row.
+    pub token_ids: Vec<u32>,
+    /// `[T]` position of each row in its sequence, from 0.
+    pub positions: Vec<u32>,
+    /// `[T]` where the row's key and value go: `kv_block * block_size + offset`.
+    pub slot_mapping: Vec<u32>,
+    /// `[S + 1]` first row of each sequence, then T.
+    pub cu_seqlens_q: Vec<u32>,
+    /// `[S]` tokens of each sequence in the KV cache once this step's rows are written.
+    pub context_lens: Vec<u32>,
+    /// `[S, block_table_width]` KV blocks of each sequence in order; unused entries are 0.
+    pub block_tables: Vec<u32>,
+    /// Entries per row of `block_tables`.
+    pub block_table_width: usize,
+    /// Rows whose logits are wanted, in ascending order of row, and what for. A row may be wanted more than once.
+    pub logit_rows: Vec<LogitRow>,
+}
+
+impl Batch {
+    /// Empties every array, keeping its memory.
+    pub fn clear(&mut self) {
+        self.token_ids.clear();
+        self.positions.clear();
+        self.slot_mapping.clear();
+        self.cu_seqlens_q.clear();
+        self.context_lens.clear();
+        self.block_tables.clear();
+        self.block_table_width = 0;
+        self.logit_rows.clear();
+    }
+
+    /// T, the number of rows.
+    pub fn num_rows(&self) -> usize {
+        self.token_ids.len()
+    }
+
+    /// S, the number of sequences.
+    pub fn num_sequences(&self) -> usize {
+        self.context_lens.len()
+    }
+}
+
+/// A row whose logits are wanted.
+#[derive(Clone, Debug)]
+pub struct LogitRow {
+    /// Index among the batch's rows.
+    pub row: u32,
+    /// Which token's log-probability to report, if any, and where the token comes from.
+    pub token: LogitToken,
+    /// Report log-probabilities: `Some(n)` gives the token's own, its rank and the `n` most probable (`n` may be 0).
+    pub logprobs: Option<u32>,
+}
+
+/// Where a row's token comes from.
+#[derive(Clone, Debug)]
+pub enum LogitToken {
+    /// Drawn from the row's distribution.
+    Sampled(SampleParams),
+    /// Given: the next token of the prompt, whose log-probability was asked for.
+    Given(u32),
+}
+
+/// One step's results: one entry per [`Batch::logit_rows`], in order.
+#[derive(Clone, Debug, Default)]
+pub struct StepOutput {
+    /// The entries.
+    pub rows: Vec<LogitOutput>,
+}
+
+/// What came of one [`LogitRow`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LogitOutput {
+    /// The token drawn, or the one given. Meaningless if there is a fault.
+    pub token: u32,
+    /// Log-probabilities of the unmodified logits, when asked for.
+    pub logprobs: Option<TokenLogprobs>,
+    /// Why this row came to nothing. The step's other rows are as good as ever.
+    pub fault: Option<LogitFault>,
+}
+
+/// A row of logits that is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogitFault {
+    /// No token can be drawn: the logits are not finite, or every token is suppressed.
+    #[error("no token can be drawn: the logits are not finite, or every token is suppressed")]
+    NoToken,
+    /// The logits have no softmax.
+    #[error("the log-probabilities are not finite")]
+    NotFinite,
+}

@@ -1,0 +1,158 @@
+//! What a batch must satisfy before any op sees it. After this check every index in it is in range.
+
+use mosu_kernels::KernelError;
+
+use crate::{Batch, LogitRow, LogitToken, SampleParams, kv_cache::BLOCK_SIZE};
+
+/// Why a step was not computed. The KV cache may hold the rows of a step that failed on the device.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The batch contradicts itself or the model.
+    #[error("batch: {field}: {message}")]
+    Batch {
+        /// The field of [`Batch`].
+        field: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] KernelError),
+}
+
+fn wrong(field: &'static str, message: String) -> StepError {
+    StepError::Batch { field, message }
+}
+
+/// The model's limits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchLimits {
+    pub max_rows: usize,
+    pub vocab_size: usize,
+    pub max_model_len: usize,
+    pub num_blocks: usize,
+}
+
+impl BatchLimits {
+    /// Checks every field of a batch.
+    ///
+    /// # Errors
+    /// [`StepError::Batch`] naming the first field that is wrong.
+    pub fn check(&self, batch: &Batch) -> Result<(), StepError> {
+        self.check_lengths(batch)?;
+        for sequence in 0..batch.num_sequences() {
+            self.check_sequence(batch, sequence)?;
+        }
+        self.check_tokens("token_ids", batch.token_ids.iter().copied())?;
+        let mut previous = 0;
+        for logit_row in &batch.logit_rows {
+            self.check_logit_row(logit_row, previous, batch.num_rows())?;
+            previous = logit_row.row;
+        }
+        Ok(())
+    }
+
+    fn check_lengths(&self, batch: &Batch) -> Result<(), StepError> {
+        let (rows, sequences) = (batch.num_rows(), batch.num_sequences());
+        if rows == 0 || rows > self.max_rows {
+            return Err(wrong("token_ids", format!("{rows} rows, expected 1 to {}", self.max_rows)));
+        }
+        let lengths = [
+            ("positions", batch.positions.len(), Some(rows)),
+            ("slot_mapping", batch.slot_mapping.len(), Some(rows)),
+            ("cu_seqlens_q", batch.cu_seqlens_q.len(), Some(sequences + 1)),
+            ("block_tables", batch.block_tables.len(), sequences.checked_mul(batch.block_table_width)),
+        ];
+        for (field, found, expected) in lengths {
+            if Some(found) != expected {
+                return Err(wrong(field, format!("{found} entries, expected {expected:?}")));
+            }
+        }
+        let cu = &batch.cu_seqlens_q;
+        let ascends = cu.windows(2).all(|pair| pair[0] < pair[1]);
+        if cu.first() != Some(&0) || cu.last().map(|&end| end as usize) != Some(rows) || !ascends {
+            return Err(wrong("cu_seqlens_q", format!("does not ascend from 0 to {rows}")));
+        }
+        Ok(())
+    }
+
+    /// A sequence's rows are its last positions, and lie where its block table says.
+    fn check_sequence(&self, batch: &Batch, sequence: usize) -> Result<(), StepError> {
+        let first = batch.cu_seqlens_q[sequence] as usize;
+        let end = batch.cu_seqlens_q[sequence + 1] as usize;
+        let context_len = batch.context_lens[sequence] as usize;
+        if context_len < end - first || context_len > self.max_model_len {
+            let message = format!(
+                "sequence {sequence} has {} rows and {context_len} tokens, at most {}",
+                end - first,
+                self.max_model_len
+            );
+            return Err(wrong("context_lens", message));
+        }
+        let width = batch.block_table_width;
+        let table = &batch.block_tables[sequence * width..][..width];
+        let table = table.get(..context_len.div_ceil(BLOCK_SIZE)).ok_or_else(|| {
+            wrong("block_table_width", format!("{width} is too short for {context_len} tokens"))
+        })?;
+        if let Some(block) = table.iter().find(|&&block| block as usize >= self.num_blocks) {
+            let message = format!("KV block {block} of sequence {sequence}: there are {}", self.num_blocks);
+            return Err(wrong("block_tables", message));
+        }
+        for (row, position) in (first..end).zip(context_len - (end - first)..) {
+            if batch.positions[row] as usize != position {
+                let message =
+                    format!("row {row} is at {}, expected position {position}", batch.positions[row]);
+                return Err(wrong("positions", message));
+            }
+            let slot = table[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;
+            if batch.slot_mapping[row] as usize != slot {
+                let message = format!("row {row} has {}, expected {slot}", batch.slot_mapping[row]);
+                return Err(wrong("slot_mapping", message));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_tokens(&self, field: &'static str, ids: impl Iterator<Item = u32>) -> Result<(), StepError> {
+        let size = self.vocab_size;
+        match ids.into_iter().find(|&id| id as usize >= size) {
+            None => Ok(()),
+            Some(id) => Err(wrong(field, format!("token {id}: the vocabulary has {size} tokens"))),
+        }
+    }
+
+    fn check_logit_row(&self, logit_row: &LogitRow, previous: u32, rows: usize) -> Result<(), StepError> {
+        let row = logit_row.row;
+        if row < previous || row as usize >= rows {
+            let message = format!("row {row} after row {previous} of {rows}");
+            return Err(wrong("logit_rows.row", message));
+        }
+        match &logit_row.token {
+            LogitToken::Given(id) => self.check_tokens("logit_rows.token", [*id].into_iter()),
+            LogitToken::Sampled(params) => self.check_params(params),
+        }
+    }
+
+    fn check_params(&self, params: &SampleParams) -> Result<(), StepError> {
+        let SampleParams { temperature, top_p, min_p, repetition_penalty, .. } = *params;
+        let numbers = [
+            ("temperature", temperature, temperature >= 0.0),
+            ("top_p", top_p, top_p > 0.0 && top_p <= 1.0),
+            ("min_p", min_p, (0.0..=1.0).contains(&min_p)),
+            ("presence_penalty", params.presence_penalty, true),
+            ("frequency_penalty", params.frequency_penalty, true),
+            ("repetition_penalty", repetition_penalty, repetition_penalty > 0.0),
+        ];
+        for (field, value, in_range) in numbers {
+            if !(value.is_finite() && in_range) {
+                return Err(wrong(field, format!("{value} is out of range")));
+            }
+        }
+        if let Some((id, bias)) = params.logit_bias.iter().find(|(_, bias)| !bias.is_finite()) {
+            return Err(wrong("logit_bias", format!("{bias} for token {id} is not finite")));
+        }
+        self.check_tokens("logit_bias", params.logit_bias.iter().map(|(id, _)| *id))?;
+        self.check_tokens("suppressed", params.suppressed.iter().copied())?;
+        self.check_tokens("seen", params.seen.iter().map(|seen| seen.id))
+    }
+}

@@ -1,0 +1,226 @@
+//! Chat templates: a conversation to the prompt that the model was trained on.
+//!
+//! Templates are Jinja as transformers' `apply_chat_template` runs it. They come with the model, so they are not
+//! trusted: see [`environment`] for the limits. What differs from Python:
+//! - `strftime_now` gives UTC, not local time;
+//! - `cycler`, `joiner`, `lipsum` and the filters for HTML and for word wrapping are absent;
+//! - inside printed lists, and with `~`, floats beyond 1e16 or below 1e-4 are spelled as Rust does;
+//! - `strip` and `isdigit` follow Unicode where Python has a list of its own (U+001C to U+001F, say).
+
+mod continuation;
+mod environment;
+mod generation;
+mod json;
+mod methods;
+mod strftime;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use minijinja::Environment;
+use serde_json::{Map, Value};
+
+use self::environment::Fuel;
+use crate::{LoadError, ModelSource, source::read_limited, tokenizer::SpecialTokens};
+
+const FILE: &str = "chat_template.jinja";
+const CONFIG: &str = "tokenizer_config.json";
+
+/// The template for conversations, and the one that some models have for conversations with tools.
+const DEFAULT: &str = "default";
+const TOOL_USE: &str = "tool_use";
+
+const MAX_TEMPLATE_BYTES: usize = 1 << 20;
+
+/// Why a conversation could not be rendered.
+#[derive(Debug, thiserror::Error)]
+pub enum ChatTemplateError {
+    /// The template itself refused the conversation with `raise_exception`, for its roles' order as a rule.
+    #[error("{0}")]
+    Raised(String),
+    /// The template failed, or took more than its share of time or memory.
+    #[error("the chat template failed: {0}")]
+    Render(String),
+    /// An argument for the template has a name that means something else to it.
+    #[error("chat_template_kwargs: `{0}` is reserved; give the argument another name")]
+    ReservedName(String),
+    /// The conversation cannot be rendered by any template, or not in the way asked.
+    #[error("{0}")]
+    Request(String),
+}
+
+/// What to render.
+#[derive(Clone, Debug, Default)]
+pub struct ChatRequest {
+    /// The conversation, each message an object with `role` and, as a rule, `content`.
+    pub messages: Vec<Value>,
+    /// The tools that the model may call, each an object; `None` when the request has no such field.
+    pub tools: Option<Vec<Value>>,
+    /// Whether to end with the header of an answer.
+    pub add_generation_prompt: bool,
+    /// Whether to end with the last message, left open for the model to continue.
+    pub continue_final_message: bool,
+    /// More variables for the template, such as `enable_thinking`.
+    pub kwargs: Map<String, Value>,
+}
+
+/// A model's chat template, compiled, with the model's special tokens.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    special_tokens: SpecialTokens,
+}
+
+impl ChatTemplate {
+    /// The model's template: chat_template.jinja, else `chat_template` of tokenizer_config.json, which is a string or
+    /// a list of `{name, template}`; `None` when the model has none.
+    pub fn load(source: &ModelSource) -> Result<Option<ChatTemplate>, LoadError> {
+        let special_tokens = SpecialTokens::load(source)?;
+        if let Some(text) = source.read_text(FILE)? {
+            return compile(&[(DEFAULT, &text)], &source.path(FILE), special_tokens).map(Some);
+        }
+        let file = source.path(CONFIG);
+        let config = source.read_json(CONFIG)?.unwrap_or_default();
+        let templates = match &config["chat_template"] {
+            Value::Null => return Ok(None),
+            Value::String(text) => vec![(DEFAULT, text.as_str())],
+            Value::Array(list) => named_templates(list, &file)?,
+            _ => return Err(config_error(&file, "must be a string or a list of {name, template}")),
+        };
+        compile(&templates, &file, special_tokens).map(Some)
+    }
+
+    /// Another template, from a file of its own, with the special tokens of a model.
+    pub fn from_file(path: &Path, source: &ModelSource) -> Result<ChatTemplate, LoadError> {
+        let bytes = read_limited(path, MAX_TEMPLATE_BYTES as u64)?.ok_or_else(|| LoadError::Missing {
+            path: path.into(),
+            remedy: "give the file of a chat template".into(),
+        })?;
+        let text = String::from_utf8(bytes).map_err(|error| LoadError::Malformed {
+            path: path.into(),
+            message: format!("not UTF-8: {error}"),
+        })?;
+        compile(&[(DEFAULT, &text)], path, SpecialTokens::load(source)?)
+    }
+
+    /// A template from its text.
+    pub fn from_source(template: &str, special_tokens: SpecialTokens) -> Result<ChatTemplate, LoadError> {
+        compile(&[(DEFAULT, template)], &PathBuf::from("<template>"), special_tokens)
+    }
+
+    /// Renders a conversation to the text of a prompt, which already holds the special tokens it needs: encode it
+    /// without adding any.
+    pub fn render(&self, request: &ChatRequest) -> Result<String, ChatTemplateError> {
+        self.check_names(&request.kwargs)?;
+        let mut messages = normalised(&request.messages)?;
+        if !request.continue_final_message {
+            return self.run(request, &messages);
+        }
+        if request.add_generation_prompt {
+            return Err(ChatTemplateError::Request(
+                "continue_final_message and add_generation_prompt exclude each other".into(),
+            ));
+        }
+        let content = continuation::mark(&mut messages)?;
+        let text = self.run(request, &messages)?;
+        continuation::cut(text, &content)
+    }
+
+    fn run(&self, request: &ChatRequest, messages: &[Value]) -> Result<String, ChatTemplateError> {
+        let name = match &request.tools {
+            Some(_) if self.environment.get_template(TOOL_USE).is_ok() => TOOL_USE,
+            _ => DEFAULT,
+        };
+        let values = messages.iter().chain(request.tools.iter().flatten()).chain(request.kwargs.values());
+        let variables = self.variables(request, messages);
+        environment::render(&self.environment, name, variables, Fuel::for_values(values))
+    }
+
+    /// The template's variables, named as transformers names them.
+    fn variables(&self, request: &ChatRequest, messages: &[Value]) -> minijinja::Value {
+        let list = |values: &[Value]| values.iter().map(json::from_json).collect::<minijinja::Value>();
+        let fixed = [
+            ("messages", list(messages)),
+            ("tools", request.tools.as_deref().map_or(().into(), list)),
+            ("documents", ().into()),
+            ("add_generation_prompt", request.add_generation_prompt.into()),
+        ];
+        let tokens = self.special_tokens.iter().map(|(name, text)| (name, text.into()));
+        let kwargs = request.kwargs.iter().map(|(name, value)| (name.as_str(), json::from_json(value)));
+        minijinja::Value::from_pairs(fixed.into_iter().chain(tokens).chain(kwargs))
+    }
+
+    fn check_names(&self, kwargs: &Map<String, Value>) -> Result<(), ChatTemplateError> {
+        const RESERVED: [&str; 6] =
+            ["messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "loop"];
+        let reserved = |name: &str| {
+            RESERVED.contains(&name)
+                || SpecialTokens::NAMES.contains(&name)
+                || self.environment.globals().any(|(global, _)| global == name)
+        };
+        match kwargs.keys().find(|name| reserved(name)) {
+            Some(name) => Err(ChatTemplateError::ReservedName(name.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn config_error(file: &Path, message: &str) -> LoadError {
+    LoadError::Config { file: file.into(), key: "chat_template".into(), message: message.into() }
+}
+
+fn named_templates<'a>(list: &'a [Value], file: &Path) -> Result<Vec<(&'static str, &'a str)>, LoadError> {
+    let find = |name: &'static str| {
+        let entry = list.iter().find(|entry| entry["name"] == name)?;
+        Some((name, entry["template"].as_str()?))
+    };
+    let default =
+        find(DEFAULT).ok_or_else(|| config_error(file, "the list has no template named \"default\""))?;
+    Ok([Some(default), find(TOOL_USE)].into_iter().flatten().collect())
+}
+
+fn compile(
+    templates: &[(&'static str, &str)],
+    file: &Path,
+    special_tokens: SpecialTokens,
+) -> Result<ChatTemplate, LoadError> {
+    let broken = |message: String| LoadError::Template { file: file.into(), message };
+    let mut environment = environment::new().map_err(|error| broken(error.to_string()))?;
+    for (name, text) in templates {
+        if text.len() > MAX_TEMPLATE_BYTES {
+            return Err(broken(format!("larger than the limit of {MAX_TEMPLATE_BYTES} bytes")));
+        }
+        environment
+            .add_template_owned(*name, generation::rewrite(text))
+            .map_err(|error| broken(error.to_string()))?;
+    }
+    Ok(ChatTemplate { environment, special_tokens })
+}
+
+/// The messages without null fields, and with reasoning under both names that templates read, as transformers has
+/// them.
+fn normalised(messages: &[Value]) -> Result<Vec<Value>, ChatTemplateError> {
+    if messages.is_empty() {
+        return Err(ChatTemplateError::Request("messages: at least one message is needed".into()));
+    }
+    let normalise = |(index, message): (usize, &Value)| match message {
+        Value::Object(fields) => Ok(Value::Object(normalised_message(fields))),
+        _ => Err(ChatTemplateError::Request(format!("messages[{index}]: must be an object"))),
+    };
+    messages.iter().enumerate().map(normalise).collect()
+}
+
+fn normalised_message(fields: &Map<String, Value>) -> Map<String, Value> {
+    let present = || {
+        fields.iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.clone(), value.clone()))
+    };
+    let reasoning = ["reasoning_content", "thinking", "reasoning"]
+        .into_iter()
+        .find_map(|key| fields.get(key).filter(|v| !v.is_null()));
+    let Some(reasoning) = reasoning else { return present().collect() };
+    let mut message = Map::from_iter([("thinking".to_string(), reasoning.clone())]);
+    message.extend(present());
+    message.insert("reasoning_content".into(), reasoning.clone());
+    message
+}

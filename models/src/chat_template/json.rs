@@ -1,0 +1,238 @@
+//! JSON in templates: values from requests, and the filters `tojson` (as Python's `json.dumps`) and `fromjson`.
+
+use minijinja::{
+    Error, ErrorKind, State, Value,
+    value::{Kwargs, ValueKind},
+};
+
+use super::environment::{BoundedText, list_byte_budget};
+
+const MAX_DEPTH: usize = 128;
+const MAX_INDENT: usize = 64;
+
+/// A JSON value as a template sees it; objects keep their order.
+pub(super) fn from_json(json: &serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    match json {
+        Json::Null => ().into(),
+        Json::Bool(value) => (*value).into(),
+        Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(value), ..) => value.into(),
+            (_, Some(value), _) => value.into(),
+            (.., value) => value.unwrap_or(f64::NAN).into(),
+        },
+        Json::String(text) => text.as_str().into(),
+        Json::Array(items) => items.iter().map(from_json).collect(),
+        Json::Object(fields) => {
+            Value::from_pairs(fields.iter().map(|(key, value)| (key.as_str(), from_json(value))))
+        }
+    }
+}
+
+/// The filter `fromjson`: a JSON text as a value.
+pub(super) fn fromjson(text: &str) -> Result<Value, Error> {
+    match serde_json::from_str(text) {
+        Ok(json) => Ok(from_json(&json)),
+        Err(error) => Err(invalid(format!("fromjson: {error}"))),
+    }
+}
+
+/// The filter `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
+pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<String, Error> {
+    let indent = match options.get::<Option<Value>>("indent")? {
+        None => None,
+        Some(text) if text.as_str().is_some() => text.as_str().map(str::to_string),
+        Some(width) => Some(" ".repeat(usize::try_from(width)?.min(MAX_INDENT))),
+    };
+    let separators: Option<Vec<String>> = options.get("separators")?;
+    let (item, key) = match separators.as_deref() {
+        None if indent.is_some() => (",".to_string(), ": ".to_string()),
+        None => (", ".to_string(), ": ".to_string()),
+        Some([item, key]) => (item.clone(), key.clone()),
+        Some(_) => return Err(invalid("tojson: separators must be a pair of strings")),
+    };
+    let mut writer = Writer {
+        output: BoundedText { text: String::new(), limit: list_byte_budget(state) },
+        ensure_ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+        indent,
+        item,
+        key,
+        depth: 0,
+    };
+    options.assert_all_used()?;
+    writer.value(value)?;
+    Ok(writer.output.text)
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
+struct Writer {
+    output: BoundedText,
+    ensure_ascii: bool,
+    sort_keys: bool,
+    /// The text of one level, when every item has a line of its own.
+    indent: Option<String>,
+    item: String,
+    key: String,
+    depth: usize,
+}
+
+impl Writer {
+    fn value(&mut self, value: &Value) -> Result<(), Error> {
+        match value.kind() {
+            ValueKind::None => self.write("null"),
+            ValueKind::Bool => self.write(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => self.write(&number_text(value)?),
+            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items = value.try_iter()?.checked();
+                self.container(['[', ']'], items, |writer, item| writer.value(&item))
+            }
+            ValueKind::Map => self.map(value),
+            kind => Err(invalid(format!("tojson: a value that is {kind} is not JSON"))),
+        }
+    }
+
+    fn map(&mut self, map: &Value) -> Result<(), Error> {
+        let mut entries = Vec::with_capacity(map.len().unwrap_or(0));
+        for key in map.try_iter()?.checked() {
+            let key = key?;
+            entries.push((key_text(&key)?, map.get_item(&key)?));
+        }
+        if self.sort_keys {
+            entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        }
+        self.container(['{', '}'], entries.into_iter().map(Ok), |writer, (key, value)| {
+            writer.string(&key)?;
+            writer.output.push(&writer.key)?;
+            writer.value(&value)
+        })
+    }
+
+    fn container<T>(
+        &mut self,
+        [open, close]: [char; 2],
+        items: impl Iterator<Item = Result<T, Error>>,
+        mut write: impl FnMut(&mut Writer, T) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        if self.depth == MAX_DEPTH {
+            return Err(invalid(format!("tojson: more than {MAX_DEPTH} levels")));
+        }
+        self.write_char(open)?;
+        self.depth += 1;
+        let mut empty = true;
+        for item in items {
+            if !empty {
+                self.output.push(&self.item)?;
+            }
+            empty = false;
+            self.new_line()?;
+            write(self, item?)?;
+        }
+        self.depth -= 1;
+        if !empty {
+            self.new_line()?;
+        }
+        self.write_char(close)
+    }
+
+    fn new_line(&mut self) -> Result<(), Error> {
+        let Some(indent) = &self.indent else { return Ok(()) };
+        self.output.push("\n")?;
+        (0..self.depth).try_for_each(|_| self.output.push(indent))
+    }
+
+    fn string(&mut self, text: &str) -> Result<(), Error> {
+        self.write_char('"')?;
+        for character in text.chars() {
+            match character {
+                '"' => self.write("\\\"")?,
+                '\\' => self.write("\\\\")?,
+                '\n' => self.write("\\n")?,
+                '\r' => self.write("\\r")?,
+                '\t' => self.write("\\t")?,
+                '\u{8}' => self.write("\\b")?,
+                '\u{c}' => self.write("\\f")?,
+                '\0'..='\u{1f}' => self.escape(character)?,
+                '\u{7f}'.. if self.ensure_ascii && character != '\u{7f}' => self.escape(character)?,
+                _ => self.write_char(character)?,
+            }
+        }
+        self.write_char('"')
+    }
+
+    /// As UTF-16, which is what JSON's escapes are.
+    fn escape(&mut self, character: char) -> Result<(), Error> {
+        character.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| self.write(&format!("\\u{unit:04x}")))
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), Error> {
+        self.output.push(text)
+    }
+
+    fn write_char(&mut self, character: char) -> Result<(), Error> {
+        self.output.push(character.encode_utf8(&mut [0; 4]))
+    }
+}
+
+fn key_text(key: &Value) -> Result<String, Error> {
+    match key.kind() {
+        ValueKind::String => Ok(key.as_str().unwrap_or_default().to_string()),
+        ValueKind::None => Ok("null".into()),
+        ValueKind::Bool => Ok(if key.is_true() { "true" } else { "false" }.into()),
+        ValueKind::Number => number_text(key),
+        kind => Err(invalid(format!("tojson: a key that is {kind} is not JSON"))),
+    }
+}
+
+fn number_text(number: &Value) -> Result<String, Error> {
+    if number.is_integer() {
+        return Ok(number.to_string());
+    }
+    let value = f64::try_from(number.clone())?;
+    Ok(match value {
+        _ if value.is_nan() => "NaN".into(),
+        f64::INFINITY => "Infinity".into(),
+        f64::NEG_INFINITY => "-Infinity".into(),
+        _ => float_text(value),
+    })
+}
+
+/// A float as Python prints it: Rust's shortest digits and bounds for exponents are the same, the exponent is not.
+pub(super) fn float_text(value: f64) -> String {
+    let text = format!("{value:?}");
+    match text.split_once('e') {
+        Some((digits, exponent)) => match exponent.strip_prefix('-') {
+            Some(exponent) => format!("{digits}e-{exponent:0>2}"),
+            None => format!("{digits}e+{exponent:0>2}"),
+        },
+        None => text.to_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::float_text;
+
+    #[test]
+    fn floats_as_python_prints_them() {
+        let cases = [
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.5e300, "1.5e+300"),
+            (0.0001, "0.0001"),
+            (0.00001, "1e-05"),
+            (-2.5e-7, "-2.5e-07"),
+            (f64::NAN, "nan"),
+            (f64::INFINITY, "inf"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(float_text(value), text);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Against transformers (models/tests/text/make_templates.py), and against templates that mean harm.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use super::*;
+
+fn goldens() -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text/templates.json");
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn special_tokens() -> SpecialTokens {
+    let mut tokens = SpecialTokens::default();
+    tokens.update(goldens()["special_tokens"].as_object().unwrap(), Path::new("templates.json")).unwrap();
+    tokens
+}
+
+fn request(case: &Value) -> ChatRequest {
+    ChatRequest {
+        messages: case["messages"].as_array().unwrap().clone(),
+        tools: case["tools"].as_array().cloned(),
+        add_generation_prompt: case["add_generation_prompt"] == true,
+        continue_final_message: case["continue_final_message"] == true,
+        kwargs: case["kwargs"].as_object().cloned().unwrap_or_default(),
+    }
+}
+
+fn hello() -> ChatRequest {
+    ChatRequest { messages: vec![json!({"role": "user", "content": "hello"})], ..ChatRequest::default() }
+}
+
+fn render(template: &str, request: &ChatRequest) -> Result<String, ChatTemplateError> {
+    ChatTemplate::from_source(template, special_tokens()).unwrap().render(request)
+}
+
+#[test]
+fn agrees_with_transformers() {
+    let goldens = goldens();
+    let cases = goldens["cases"].as_array().unwrap();
+    assert!(cases.len() >= 60);
+    for (index, case) in cases.iter().enumerate() {
+        let name = case["template"].as_str().unwrap();
+        let result = render(goldens["templates"][name].as_str().unwrap(), &request(case));
+        let context = format!("case {index}, template {name}");
+        match (result, &case["text"], &case["raised"]) {
+            (Ok(text), Value::String(expected), _) => assert_eq!(&text, expected, "{context}"),
+            (Err(ChatTemplateError::Raised(message)), _, Value::String(expected)) => {
+                assert_eq!(&message, expected, "{context}");
+            }
+            (Err(ChatTemplateError::Render(_) | ChatTemplateError::Request(_)), Value::Null, Value::Null) => {
+                assert_eq!(case["fails"], true, "{context}");
+            }
+            (result, ..) => panic!("{context}: {result:?}"),
+        }
+    }
+}
+
+#[test]
+fn reserved_names_are_refused() {
+    for name in
+        ["messages", "tools", "add_generation_prompt", "eos_token", "raise_exception", "range", "namespace"]
+    {
+        let mut request = hello();
+        request.kwargs.insert(name.into(), json!(1));
+        let error = render("{{ messages }}", &request).unwrap_err();
+        assert!(matches!(error, ChatTemplateError::ReservedName(ref refused) if refused == name), "{error}");
+    }
+}
+
+#[test]
+fn fromjson_and_strftime() {
+    let text = r#"{% set x = '{"b": [1, 2.5], "a": null}' | fromjson %}{{ x.b[1] }} {{ x | tojson }}"#;
+    assert_eq!(render(text, &hello()).unwrap(), r#"2.5 {"b": [1, 2.5], "a": null}"#);
+    assert!(render("{{ '{' | fromjson }}", &hello()).is_err());
+    assert_eq!(render("{{ strftime_now('%Y') | length }}", &hello()).unwrap(), "4");
+    assert!(render("{{ strftime_now('%!') }}", &hello()).unwrap_err().to_string().contains("%!"));
+}
+
+/// No template may crash us, take long or take much memory.
+#[test]
+fn hostile_templates_are_harmless() {
+    let double = "{% set ns = namespace(x=['a' * 1000]) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+    let big = "{% set x = 'a' * 1000000 %}";
+    let deep = "{% set ns = namespace(x=[]) %}{% for i in range(10000) %}{% set ns.x = [[[[[[[[[[ns.x]]]]]]]]]] %}{% endfor %}";
+    let templates = [
+        "{{ ''.__class__ }}".to_string(),
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}".into(),
+        "{{ messages.__init__.__globals__ }}".into(),
+        "{{ raise_exception.__globals__['os'].popen('id').read() }}".into(),
+        "{{ self.__init__ }}{{ cycler }}{{ lipsum }}{{ config }}".into(),
+        "{% include '/etc/passwd' %}".into(),
+        "{% import 'os' as os %}".into(),
+        "{% extends 'default' %}".into(),
+        "{% include 'default' %}".into(),
+        "{% for i in range(1000000000) %}{% endfor %}".into(),
+        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}".into(),
+        "{% for i in range(100000) %}{% for j in range(100000) %}xxxxxxxxxxxxxxxx{% endfor %}{% endfor %}".into(),
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}".into(),
+        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}".into(),
+        "{% for x in [[[]]] recursive %}{{ loop([[x]]) }}{% endfor %}".into(),
+        "{% set ns = namespace(x='a') %}{% for i in range(100) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}".into(),
+        "{% set ns = namespace(x='a') %}{% for i in range(100) %}{% set ns.x = ns.x * 2 %}{% endfor %}".into(),
+        "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x.replace('a', 'aa') %}{% endfor %}".into(),
+        "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}{% endfor %}".into(),
+        "{{ 'a' * 1000000000000 }}".into(),
+        "{{ 10 ** 1000000000 }}".into(),
+        "{{ '{:1000000000}'.format(1) }}".into(),
+        "{{ '{:>1000000000}{:.999999999999999999999}'.format(1, 2.0) }}".into(),
+        "{{ '%1000000000d' | format(1) }}".into(),
+        format!("{big}{{{{ x.replace('', x) }}}}"),
+        format!("{big}{{{{ x | replace('a', x) }}}}"),
+        format!("{big}{{{{ ''.join([x] * 100000) }}}}"),
+        format!("{big}{{{{ ([x] * 100000) | join }}}}"),
+        format!("{big}{{{{ ([x] * 100000) | join(x) }}}}"),
+        format!("{big}{{{{ ([x] * 100000) | sum(start='') }}}}"),
+        format!("{big}{{{{ '{{0}}{{0}}{{0}}{{0}}'.format(x * 90) }}}}"),
+        format!("{double}{{{{ ns.x }}}}"),
+        format!("{double}{{% set y %}}{{{{ ns.x }}}}{{% endset %}}"),
+        format!("{double}{{{{ ns.x | tojson }}}}"),
+        format!("{double}{{{{ [ns.x] | join }}}}"),
+        format!("{double}{{{{ ''.join(ns.x) }}}}"),
+        format!("{double}{{{{ '{{}}'.format(ns.x) }}}}"),
+        format!("{double}{{{{ raise_exception(ns.x) }}}}"),
+        "{{ [1, 2] | tojson(indent=100000000000) }}".into(),
+        format!("{deep}{{{{ ns.x | tojson }}}}"),
+        format!("{deep}{{{{ ns.x }}}}"),
+        format!("{deep}{{{{ ns.x ~ '' }}}}"),
+        format!("{deep}{{{{ ns.x == [ns.x] }}}}"),
+        format!("{deep}{deep}{deep}"),
+        "{{ '[' * 100000 | fromjson }}".into(),
+        format!("{{{{ ('{}') | fromjson }}}}", "[".repeat(100_000)),
+    ];
+    for template in templates {
+        let start = Instant::now();
+        if let Ok(text) = render(&template, &hello()) {
+            assert!(text.len() < 1_000_000, "{} bytes of {template}", text.len());
+            assert!(!text.contains("root:") && !text.contains("class"), "{text}");
+        }
+        // A second for an optimised build; the tests' is slower.
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?} for {template}", start.elapsed());
+    }
+}
+
+/// The budget must never meet an honest conversation.
+#[test]
+fn long_conversations_fit_the_budget() {
+    let goldens = goldens();
+    let template = goldens["templates"]["thinking"].as_str().unwrap();
+    let turn = [
+        json!({"role": "user", "content": "q".repeat(2000)}),
+        json!({"role": "assistant", "content": format!("<think>{}</think>{}", "t".repeat(4000), "a".repeat(4000))}),
+    ];
+    let tool = json!({"type": "function", "function": {"name": "f", "description": "d".repeat(4000)}});
+    let request =
+        ChatRequest { messages: vec![turn; 1000].concat(), tools: Some(vec![tool; 100]), ..hello() };
+    assert!(render(template, &request).unwrap().len() > 6_000_000);
+}
+
+#[test]
+fn broken_templates_are_errors() {
+    let nested = format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000));
+    let large = "x".repeat(MAX_TEMPLATE_BYTES + 1);
+    for template in ["{% if %}", "{{ 'a }}", "{% endfor %}", "{{ x | nosuchfilter( }}", &nested, &large] {
+        let error = ChatTemplate::from_source(template, SpecialTokens::default()).unwrap_err();
+        assert!(matches!(error, LoadError::Template { .. }), "{error}");
+    }
+}
+
+#[test]
+fn loads_from_the_files_of_a_model() {
+    let dir = std::env::temp_dir().join(format!("mosu-chat-template-{}", std::process::id()));
+    fs::create_dir_all(&dir).unwrap();
+    let source = ModelSource::Directory(dir.clone());
+    let write = |file: &str, text: &str| fs::write(dir.join(file), text).unwrap();
+    let rendered = |tools: Option<Vec<Value>>| {
+        let template = ChatTemplate::load(&source).unwrap().unwrap();
+        template.render(&ChatRequest { tools, ..hello() }).unwrap()
+    };
+    assert!(ChatTemplate::load(&source).unwrap().is_none());
+
+    write(
+        "tokenizer_config.json",
+        r#"{"chat_template": "one {{ eos_token }}", "eos_token": {"content": "</s>"}}"#,
+    );
+    assert_eq!(rendered(None), "one </s>");
+
+    let list = json!({"chat_template": [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "two"}]});
+    write("tokenizer_config.json", &list.to_string());
+    assert_eq!(rendered(None), "two");
+    assert_eq!(rendered(Some(vec![json!({})])), "tools");
+
+    write("chat_template.jinja", "three {{ eos_token }}\n");
+    write("special_tokens_map.json", r#"{"eos_token": "<end>"}"#);
+    assert_eq!(rendered(Some(vec![json!({})])), "three <end>");
+
+    write("other.jinja", "four {{ eos_token }}");
+    let other = ChatTemplate::from_file(&dir.join("other.jinja"), &source).unwrap();
+    assert_eq!(other.render(&hello()).unwrap(), "four <end>");
+    assert!(matches!(ChatTemplate::from_file(&dir.join("none"), &source), Err(LoadError::Missing { .. })));
+
+    fs::remove_file(dir.join("chat_template.jinja")).unwrap();
+    for wrong in [r#"{"chat_template": 1}"#, r#"{"chat_template": [{"name": "rag", "template": "x"}]}"#] {
+        write("tokenizer_config.json", wrong);
+        assert!(
+            matches!(ChatTemplate::load(&source), Err(LoadError::Config { ref key, .. }) if key == "chat_template")
+        );
+    }
+    write("tokenizer_config.json", r#"{"chat_template": "{% if %}"}"#);
+    assert!(ChatTemplate::load(&source).unwrap_err().to_string().contains("tokenizer_config.json"));
+    fs::remove_dir_all(&dir).unwrap();
+}

@@ -1,0 +1,225 @@
+//! Typed access to config.json. Every error names the file, the key, what was expected and what was found.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::LoadError;
+
+/// A JSON object of a configuration file: the whole file, or one section of it.
+#[derive(Clone, Copy)]
+pub(crate) struct ConfigJson<'a> {
+    file: &'a Path,
+    section: Option<&'a str>,
+    values: &'a Map<String, Value>,
+}
+
+impl<'a> ConfigJson<'a> {
+    /// The object that `value` should be.
+    pub fn new(file: &'a Path, value: &'a Value) -> Result<ConfigJson<'a>, LoadError> {
+        match value {
+            Value::Object(values) => Ok(ConfigJson { file, section: None, values }),
+            other => {
+                Err(LoadError::malformed(file, format!("expected a JSON object, found {}", shorten(other))))
+            }
+        }
+    }
+
+    /// The file, for errors of other kinds.
+    pub fn file(&self) -> &'a Path {
+        self.file
+    }
+
+    /// An error at `key`.
+    pub fn error(&self, key: &str, message: impl Into<String>) -> LoadError {
+        let key = match self.section {
+            Some(section) => format!("{section}.{key}"),
+            None => key.into(),
+        };
+        LoadError::Config { file: self.file.into(), key, message: message.into() }
+    }
+
+    /// Whether `key` is there at all, be it null.
+    pub fn contains(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// The value at `key`; null counts as absent.
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.values.get(key).filter(|value| !value.is_null())
+    }
+
+    fn read<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, LoadError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match read(value) {
+            Some(read) => Ok(Some(read)),
+            None => Err(self.error(key, format!("expected {expected}, found {}", shorten(value)))),
+        }
+    }
+
+    fn required<T>(&self, key: &str, expected: &str, found: Option<T>) -> Result<T, LoadError> {
+        found.ok_or_else(|| self.error(key, format!("expected {expected}, found nothing")))
+    }
+
+    /// A count from 1 to `max`.
+    pub fn optional_count(&self, key: &str, max: usize) -> Result<Option<usize>, LoadError> {
+        let read = |value: &Value| {
+            value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=max).contains(n))
+        };
+        self.read(key, &format!("an integer from 1 to {max}"), read)
+    }
+
+    /// A count from 1 to `max` that must be there.
+    pub fn count(&self, key: &str, max: usize) -> Result<usize, LoadError> {
+        let found = self.optional_count(key, max)?;
+        self.required(key, &format!("an integer from 1 to {max}"), found)
+    }
+
+    /// A count from 0 to `max` (an index, or a number of layers that may be none).
+    pub fn index_or(&self, key: &str, max: usize, default: usize) -> Result<usize, LoadError> {
+        let read = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= max);
+        Ok(self.read(key, &format!("an integer from 0 to {max}"), read)?.unwrap_or(default))
+    }
+
+    /// A positive, finite number.
+    pub fn optional_number(&self, key: &str) -> Result<Option<f64>, LoadError> {
+        let read = |value: &Value| value.as_f64().filter(|x| x.is_finite() && *x > 0.0);
+        self.read(key, "a positive number", read)
+    }
+
+    /// A positive, finite number that must be there.
+    pub fn number(&self, key: &str) -> Result<f64, LoadError> {
+        let found = self.optional_number(key)?;
+        self.required(key, "a positive number", found)
+    }
+
+    /// A boolean.
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool, LoadError> {
+        Ok(self.read(key, "true or false", Value::as_bool)?.unwrap_or(default))
+    }
+
+    /// A string.
+    pub fn optional_text(&self, key: &str) -> Result<Option<&'a str>, LoadError> {
+        self.read(key, "a string", Value::as_str)
+    }
+
+    /// A list of strings.
+    pub fn optional_texts(&self, key: &str) -> Result<Option<Vec<&'a str>>, LoadError> {
+        let read = |value: &'a Value| value.as_array()?.iter().map(Value::as_str).collect();
+        self.read(key, "a list of strings", read)
+    }
+
+    /// A list of indices; absent is empty.
+    pub fn indices(&self, key: &str) -> Result<Vec<usize>, LoadError> {
+        let index = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
+        let read = |value: &'a Value| value.as_array()?.iter().map(index).collect();
+        Ok(self.read(key, "a list of integers", read)?.unwrap_or_default())
+    }
+
+    /// One token id or a list of them; absent is empty.
+    pub fn token_ids(&self, key: &str) -> Result<Vec<u32>, LoadError> {
+        let id = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+        let read = |value: &'a Value| match value {
+            Value::Array(values) => values.iter().map(id).collect(),
+            value => Some(vec![id(value)?]),
+        };
+        Ok(self.read(key, "a token id or a list of them", read)?.unwrap_or_default())
+    }
+
+    /// A nested object; an empty one counts as absent.
+    pub fn section(&self, key: &'a str) -> Result<Option<ConfigJson<'a>>, LoadError> {
+        let values = self.read(key, "an object", Value::as_object)?.filter(|values| !values.is_empty());
+        Ok(values.map(|values| ConfigJson { file: self.file, section: Some(key), values }))
+    }
+
+    /// Refuses a key whose effect is not implemented, unless it is absent.
+    pub fn refuse(&self, key: &str, message: &str) -> Result<(), LoadError> {
+        match self.get(key) {
+            None => Ok(()),
+            Some(_) => Err(self.error(key, message)),
+        }
+    }
+}
+
+/// A value as it stands in an error message.
+fn shorten(value: &Value) -> String {
+    const MAX_CHARS: usize = 60;
+    let text = value.to_string();
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn message<T>(result: Result<T, LoadError>) -> String {
+        match result {
+            Ok(_) => panic!("expected an error"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn errors_name_file_key_expected_and_found() {
+        let value = json!({"n": -3, "big": 1e12 as u64, "theta": "x", "flag": 1, "rope": {"factor": 0}, "names": [1]});
+        let config = ConfigJson::new(Path::new("m/config.json"), &value).unwrap();
+        let cases = [
+            (
+                message(config.count("n", 100)),
+                "m/config.json: `n`: expected an integer from 1 to 100, found -3",
+            ),
+            (
+                message(config.count("big", 100)),
+                "m/config.json: `big`: expected an integer from 1 to 100, found 1000000000000",
+            ),
+            (
+                message(config.count("gone", 9)),
+                "m/config.json: `gone`: expected an integer from 1 to 9, found nothing",
+            ),
+            (
+                message(config.number("theta")),
+                "m/config.json: `theta`: expected a positive number, found \"x\"",
+            ),
+            (message(config.flag("flag", true)), "m/config.json: `flag`: expected true or false, found 1"),
+            (
+                message(config.optional_texts("names")),
+                "m/config.json: `names`: expected a list of strings, found [1]",
+            ),
+            (
+                message(config.section("rope").unwrap().unwrap().number("factor")),
+                "m/config.json: `rope.factor`: expected a positive number, found 0",
+            ),
+        ];
+        for (found, expected) in cases {
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn null_counts_as_absent() {
+        let value = json!({"a": null, "ids": [1, 2], "id": 3});
+        let config = ConfigJson::new(Path::new("config.json"), &value).unwrap();
+        assert_eq!(config.optional_count("a", 5).unwrap(), None);
+        assert!(config.contains("a"));
+        assert!(config.token_ids("a").unwrap().is_empty());
+        assert_eq!(config.token_ids("ids").unwrap(), [1, 2]);
+        assert_eq!(config.token_ids("id").unwrap(), [3]);
+    }
+
+    #[test]
+    fn long_values_are_shortened_between_characters() {
+        let value = json!({ "text": "模".repeat(1000) });
+        let config = ConfigJson::new(Path::new("config.json"), &value).unwrap();
+        assert!(message(config.count("text", 5)).chars().count() < 150);
+    }
+}

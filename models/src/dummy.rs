@@ -1,0 +1,161 @@
+//! Random weights from a config.json alone (`--load-format dummy`), so that a published shape can be measured without
+//! its weights. Every tensor has memory of its own, so that a step reads as many bytes as with real weights.
+
+use std::path::{Path, PathBuf};
+
+use mosu_kernels::{DType, Shape, Tensor};
+use rayon::prelude::*;
+
+use crate::{
+    DecoderSpec, LoadError, memory,
+    weights::{TensorSource, bytes_mut},
+};
+
+/// Bytes that one task fills.
+const CHUNK: usize = 1 << 17;
+
+/// The generator of random tensors.
+pub(crate) struct DummyWeights {
+    config: PathBuf,
+    dtype: DType,
+    totals: (usize, u64),
+}
+
+impl DummyWeights {
+    /// A generator for `spec`, in the type that config.json names (bf16 if it names none).
+    ///
+    /// # Errors
+    /// When the weights would not fit the memory.
+    pub fn new(config: &Path, spec: &DecoderSpec) -> Result<DummyWeights, LoadError> {
+        let dtype = spec.dtype.unwrap_or(DType::BF16);
+        let parameters = spec.parameters().unwrap_or(u64::MAX);
+        let needed = parameters.saturating_mul(dtype.size() as u64);
+        let available = memory::available();
+        if needed > available {
+            let remedy = "choose a smaller shape, or fewer layers (num_hidden_layers)";
+            return Err(LoadError::Memory { what: "the random weights", needed, available, remedy });
+        }
+        Ok(DummyWeights { config: config.into(), dtype, totals: (spec.tensors(), needed) })
+    }
+}
+
+impl TensorSource for DummyWeights {
+    /// Norms are 1 and biases 0; matrices are random and small, so that activations stay finite through any depth.
+    fn claim(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
+        let mut tensor = Tensor::zeros(shape, self.dtype)?;
+        let bits = Bits::of(self.dtype);
+        match shape.dims() {
+            [_] if name.ends_with(".bias") => {}
+            [_] => fill(bytes_mut(&mut tensor)?, || bits.one),
+            _ => {
+                let seed = name.bytes().fold(0, |seed: u64, byte| split_mix(&mut (seed ^ u64::from(byte))));
+                fill_randomly(bytes_mut(&mut tensor)?, seed, bits);
+            }
+        }
+        Ok(tensor)
+    }
+
+    fn totals(&self) -> (usize, u64) {
+        self.totals
+    }
+
+    fn file(&self) -> &Path {
+        &self.config
+    }
+}
+
+/// Numbers of one element type as bit patterns, repeated over eight bytes.
+#[derive(Clone, Copy)]
+struct Bits {
+    /// 1
+    one: u64,
+    /// 1/64
+    small: u64,
+    /// Sign and mantissa. With these at random, `small` is uniform in ±(1/64 .. 1/32).
+    free: u64,
+}
+
+impl Bits {
+    fn of(dtype: DType) -> Bits {
+        match dtype {
+            DType::BF16 => Bits::repeat16(0x3f80, 0x3c80, 0x807f),
+            DType::F16 => Bits::repeat16(0x3c00, 0x2400, 0x83ff),
+            DType::F32 | DType::U32 => Bits::repeat32(0x3f80_0000, 0x3c80_0000, 0x807f_ffff),
+        }
+    }
+
+    fn repeat16(one: u16, small: u16, free: u16) -> Bits {
+        let twice = |bits: u16| u32::from(bits) << 16 | u32::from(bits);
+        Bits::repeat32(twice(one), twice(small), twice(free))
+    }
+
+    fn repeat32(one: u32, small: u32, free: u32) -> Bits {
+        let twice = |bits: u32| u64::from(bits) << 32 | u64::from(bits);
+        Bits { one: twice(one), small: twice(small), free: twice(free) }
+    }
+}
+
+fn fill_randomly(bytes: &mut [u8], seed: u64, bits: Bits) {
+    bytes.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, bytes)| {
+        let mut state = seed ^ (chunk as u64).rotate_right(16);
+        fill(bytes, || split_mix(&mut state) & bits.free | bits.small);
+    });
+}
+
+fn fill(bytes: &mut [u8], mut word: impl FnMut() -> u64) {
+    let mut words = bytes.chunks_exact_mut(8);
+    for bytes in &mut words {
+        bytes.copy_from_slice(&word().to_le_bytes());
+    }
+    let rest = words.into_remainder();
+    rest.copy_from_slice(&word().to_le_bytes()[..rest.len()]);
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014).
+fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::*;
+
+    fn claim(dtype: DType, name: &str, shape: Shape) -> Vec<f32> {
+        let mut source = DummyWeights { config: PathBuf::new(), dtype, totals: (0, 0) };
+        let tensor = source.claim(name, shape).unwrap();
+        match dtype {
+            DType::BF16 => tensor.as_slice::<bf16>().unwrap().iter().map(|x| x.to_f32()).collect(),
+            DType::F16 => tensor.as_slice::<f16>().unwrap().iter().map(|x| x.to_f32()).collect(),
+            _ => tensor.as_slice::<f32>().unwrap().to_vec(),
+        }
+    }
+
+    #[test]
+    fn matrices_are_small_random_and_differ() {
+        for dtype in [DType::BF16, DType::F16, DType::F32] {
+            let a = claim(dtype, "a.weight", Shape::new([129, 1025]));
+            let mean = a.iter().sum::<f32>() / a.len() as f32;
+            assert!(a.iter().all(|x| (1.0 / 64.0..1.0 / 32.0).contains(&x.abs())), "{dtype}");
+            assert!(mean.abs() < 1e-3, "{dtype}: mean {mean}");
+            assert!(a != claim(dtype, "b.weight", Shape::new([129, 1025])), "{dtype}");
+            assert!(
+                a[..CHUNK / dtype.size()] != a[CHUNK / dtype.size()..][..CHUNK / dtype.size()],
+                "{dtype}"
+            );
+        }
+    }
+
+    #[test]
+    fn norms_are_one_and_biases_zero() {
+        for dtype in [DType::BF16, DType::F16, DType::F32] {
+            assert_eq!(claim(dtype, "norm.weight", Shape::new([3])), [1.0; 3]);
+            assert_eq!(claim(dtype, "q_proj.bias", Shape::new([5])), [0.0; 5]);
+        }
+    }
+}

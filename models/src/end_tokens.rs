@@ -1,0 +1,65 @@
+//! The tokens that begin and end a text, from generation_config.json, config.json and the tokenizer's files.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{LoadError, ModelSource, SpecialTokens, config_json::ConfigJson, source::MAX_TOKENIZER_BYTES};
+
+/// Token ids that begin and end a text.
+pub(crate) struct EndTokens {
+    /// generation_config.json's, else config.json's, and the tokenizer's own; ascending.
+    pub eos: Vec<u32>,
+    pub bos: Option<u32>,
+}
+
+impl EndTokens {
+    /// Reads them; ids outside the vocabulary can never be drawn and are left out.
+    pub fn read(
+        source: &ModelSource,
+        config: &ConfigJson,
+        vocab_size: usize,
+    ) -> Result<EndTokens, LoadError> {
+        let file = source.path("generation_config.json");
+        let generation =
+            source.read_json("generation_config.json")?.unwrap_or_else(|| Value::Object(Default::default()));
+        let generation = ConfigJson::new(&file, &generation)?;
+        let first_of = |key: &str| match generation.token_ids(key)? {
+            ids if ids.is_empty() => config.token_ids(key),
+            ids => Ok(ids),
+        };
+        let mut eos = first_of("eos_token_id")?;
+        eos.extend(tokenizer_eos(source)?);
+        eos.sort_unstable();
+        eos.dedup();
+        eos.retain(|&id| (id as usize) < vocab_size);
+        Ok(EndTokens { eos, bos: first_of("bos_token_id")?.first().copied() })
+    }
+}
+
+/// The id of the tokenizer's own `eos_token`, looked up among tokenizer.json's added tokens (making the tokenizer for
+/// it would take longer than loading the model).
+fn tokenizer_eos(source: &ModelSource) -> Result<Option<u32>, LoadError> {
+    #[derive(Deserialize)]
+    struct TokenizerJson {
+        #[serde(default)]
+        added_tokens: Vec<AddedToken>,
+    }
+    #[derive(Deserialize)]
+    struct AddedToken {
+        id: u32,
+        content: String,
+    }
+
+    let special_tokens = SpecialTokens::load(source)?;
+    let Some(eos) = special_tokens.get("eos_token") else { return Ok(None) };
+    let Some(bytes) = source.read("tokenizer.json", MAX_TOKENIZER_BYTES)? else { return Ok(None) };
+    let not_valid = |error| not_valid(&source.path("tokenizer.json"), &error);
+    let TokenizerJson { added_tokens } = serde_json::from_slice(&bytes).map_err(not_valid)?;
+    Ok(added_tokens.into_iter().find(|token| token.content == eos).map(|token| token.id))
+}
+
+fn not_valid(file: &Path, error: &serde_json::Error) -> LoadError {
+    LoadError::Tokenizer { file: file.into(), message: format!("not valid: {error}") }
+}

@@ -1,0 +1,313 @@
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{FfnSpec, Mask, RopeScaling};
+
+fn llama() -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+    })
+}
+
+fn with(base: Value, changes: Value) -> Value {
+    let mut config = base;
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config
+}
+
+fn read_spec(config: &Value) -> Result<DecoderSpec, LoadError> {
+    let config = ConfigJson::new(Path::new("config.json"), config)?;
+    read(&config).map(|family| family.spec)
+}
+
+/// The message of the error that these changes of Llama's config.json cause.
+fn refusal(changes: Value) -> String {
+    match read_spec(&with(llama(), changes.clone())) {
+        Ok(_) => panic!("{changes} was accepted"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn absent_keys_take_transformers_defaults() {
+    let spec = read_spec(&llama()).unwrap();
+    let attention = &spec.layers[1].attention;
+    assert_eq!((spec.layers.len(), spec.rms_norm_eps, spec.dtype), (2, 1e-6, None));
+    assert_eq!((attention.head_dim, attention.rope.theta, attention.mask), (16, 1e4, Mask::Full));
+    assert!(!(spec.tie_word_embeddings || attention.qkv_bias || attention.o_bias || attention.qk_norm));
+}
+
+#[test]
+fn absurd_values_are_errors_that_name_the_key() {
+    let absurd = [
+        ("num_hidden_layers", json!(0)),
+        ("num_hidden_layers", json!(1_000_000_000_000_u64)),
+        ("num_attention_heads", json!(0)),
+        ("num_attention_heads", json!(-4)),
+        ("num_attention_heads", json!(6)),
+        ("num_attention_heads", json!("four")),
+        ("num_key_value_heads", json!(3)),
+        ("num_key_value_heads", json!(1.5)),
+        ("hidden_size", json!(u64::MAX)),
+        ("hidden_size", Value::Null),
+        ("head_dim", json!(15)),
+        ("head_dim", json!(1024)),
+        ("vocab_size", json!(1_u64 << 40)),
+        ("intermediate_size", json!([96])),
+        ("max_position_embeddings", json!(0)),
+        ("rms_norm_eps", json!(-1e-6)),
+        ("rms_norm_eps", json!("1e-6")),
+        ("rope_theta", json!(0)),
+        ("tie_word_embeddings", json!("yes")),
+        ("attention_bias", json!(1)),
+        ("hidden_act", json!("gelu")),
+        ("dtype", json!("float8_e4m3fn")),
+        ("torch_dtype", json!("int8")),
+        ("quantization_config", json!({"quant_method": "gptq"})),
+        ("partial_rotary_factor", json!(0.5)),
+        ("rope_scaling", json!("linear")),
+        ("rope_scaling", json!({"rope_type": "dynamic", "factor": 2.0})),
+        ("rope_parameters", json!({"rope_type": "longrope", "rope_theta": 1e4})),
+        ("architectures", json!([])),
+        ("architectures", json!("LlamaForCausalLM")),
+    ];
+    for (key, value) in absurd {
+        let message = refusal(json!({ key: value }));
+        assert!(message.contains(&format!("`{key}`")), "{key} = {value}: {message}");
+    }
+}
+
+#[test]
+fn unsupported_rope_types_are_named() {
+    let message = refusal(json!({"rope_scaling": {"type": "longrope"}}));
+    assert_eq!(
+        message,
+        "config.json: `rope_scaling`: type \"longrope\" is not supported; supported are default, linear, llama3, yarn"
+    );
+}
+
+#[test]
+fn rope_errors_name_the_section() {
+    let cases = [
+        (json!({"rope_type": "linear"}), "`rope_scaling.factor`"),
+        (json!({"type": "yarn", "factor": -4.0}), "`rope_scaling.factor`"),
+        (
+            json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0}),
+            "`rope_scaling.high_freq_factor`",
+        ),
+        (json!({"rope_type": 3}), "`rope_scaling.rope_type`"),
+        (json!({"full_attention": {"rope_theta": 1e4}}), "`rope_scaling.full_attention`"),
+    ];
+    for (section, key) in cases {
+        let message = refusal(json!({ "rope_scaling": section }));
+        assert!(message.contains(key), "{message}");
+    }
+}
+
+#[test]
+fn an_unknown_architecture_lists_the_known_ones() {
+    let message = refusal(json!({"architectures": ["MambaForCausalLM"]}));
+    assert!(message.contains("\"MambaForCausalLM\" is not supported"), "{message}");
+    for (known, _) in FAMILIES {
+        assert!(message.contains(known), "{message}");
+    }
+}
+
+/// Qwen2.5's model card adds YaRN without touching `max_position_embeddings`.
+#[test]
+fn yarn_extends_the_context() {
+    let yarn =
+        json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}});
+    let spec = read_spec(&with(llama(), yarn)).unwrap();
+    assert_eq!(spec.max_position_embeddings, 1024);
+    let RopeScaling::Yarn { attention_factor, beta_fast, .. } = spec.layers[0].attention.rope.scaling else {
+        panic!("not YaRN");
+    };
+    assert!((attention_factor - (0.1 * 4.0_f64.ln() + 1.0)).abs() <= 1e-12);
+    assert_eq!(beta_fast, 32.0);
+}
+
+/// DeepSeek's two scales cancel out where they are equal.
+#[test]
+fn yarn_takes_the_ratio_of_two_scales() {
+    let scaling =
+        json!({"rope_scaling": {"type": "yarn", "factor": 40.0, "mscale": 1.0, "mscale_all_dim": 1.0}});
+    let spec = read_spec(&with(llama(), scaling)).unwrap();
+    assert!(matches!(
+        spec.layers[0].attention.rope.scaling,
+        RopeScaling::Yarn { attention_factor: 1.0, original_max_position: 256, .. }
+    ));
+}
+
+#[test]
+fn windows_follow_each_familys_rule() {
+    let masks = |changes: Value| -> Result<Vec<Mask>, LoadError> {
+        let spec = read_spec(&with(llama(), changes))?;
+        Ok(spec.layers.iter().map(|layer| layer.attention.mask).collect())
+    };
+    let sliding = |window| Mask::Sliding { window };
+    let mistral = "MistralForCausalLM";
+    let qwen2 = "Qwen2ForCausalLM";
+    let cases = [
+        (json!({"architectures": [mistral]}), [sliding(4096); 2]),
+        (json!({"architectures": [mistral], "sliding_window": null}), [Mask::Full; 2]),
+        (json!({"architectures": [mistral], "sliding_window": 7}), [sliding(7); 2]),
+        (json!({"architectures": [qwen2], "sliding_window": 7, "max_window_layers": 0}), [Mask::Full; 2]),
+        (
+            json!({"architectures": [qwen2], "sliding_window": 7, "max_window_layers": 1, "use_sliding_window": true}),
+            [Mask::Full, sliding(7)],
+        ),
+        (
+            json!({"architectures": [qwen2], "sliding_window": 7, "use_sliding_window": true,
+                "layer_types": ["sliding_attention", "full_attention"]}),
+            [sliding(7), Mask::Full],
+        ),
+        (json!({"sliding_window": 7}), [Mask::Full; 2]),
+    ];
+    for (changes, expected) in cases {
+        assert_eq!(masks(changes.clone()).unwrap(), expected, "{changes}");
+    }
+    let wrong = [
+        json!({"architectures": [qwen2], "layer_types": ["full_attention"]}),
+        json!({"architectures": [qwen2], "layer_types": ["full_attention", "chunked_attention"]}),
+        json!({"architectures": [qwen2], "layer_types": ["full_attention", "sliding_attention"]}),
+        json!({"architectures": [mistral], "sliding_window": 0}),
+    ];
+    for changes in wrong {
+        assert!(masks(changes.clone()).is_err(), "{changes}");
+    }
+}
+
+#[test]
+fn experts_are_read_in_both_dialects() {
+    let moe = json!({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8, "num_experts_per_tok": 3,
+        "moe_intermediate_size": 16, "mlp_only_layers": [0], "norm_topk_prob": true});
+    let spec = read_spec(&with(llama(), moe.clone())).unwrap();
+    assert_eq!(spec.layers[0].ffn, FfnSpec::Dense { intermediate_size: 96, bias: false });
+    let experts = spec.layers[1].ffn.moe().unwrap();
+    assert_eq!((experts.num_experts, experts.num_experts_per_tok, experts.intermediate_size), (8, 3, 16));
+    assert!(experts.renormalize);
+    let mut renamed = with(llama(), moe);
+    let count = renamed.as_object_mut().unwrap().remove("num_experts").unwrap();
+    renamed["num_local_experts"] = count;
+    assert_eq!(read_spec(&renamed).unwrap(), spec);
+    let message = refusal(
+        json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 2, "num_experts_per_tok": 3}),
+    );
+    assert!(message.contains("`num_experts_per_tok`: expected an integer from 1 to 2, found 3"), "{message}");
+}
+
+/// Published sizes, from the shapes alone: Llama-3.2-1B and Qwen3-30B-A3B.
+#[test]
+fn parameters_are_counted() {
+    let llama = json!({
+        "architectures": ["LlamaForCausalLM"], "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
+        "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+        "max_position_embeddings": 131072, "tie_word_embeddings": true,
+    });
+    let spec = read_spec(&llama).unwrap();
+    assert_eq!(spec.parameters(), Some(1_235_814_400));
+    assert_eq!(spec.active_parameters(), spec.parameters());
+    assert_eq!(spec.tensors(), 146);
+    assert_eq!(spec.kv_elements_per_token(), 16 * 2 * 8 * 64);
+    let qwen = json!({
+        "architectures": ["Qwen3MoeForCausalLM"], "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144,
+        "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
+        "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768, "max_position_embeddings": 40960,
+    });
+    let spec = read_spec(&qwen).unwrap();
+    assert_eq!(spec.parameters(), Some(30_532_122_624));
+    let (input_table, idle_experts) = (151_936 * 2048, 48 * 120 * 3 * 2048 * 768);
+    assert_eq!(spec.active_parameters(), Some(30_532_122_624 - input_table - idle_experts));
+}
+
+#[test]
+fn counting_does_not_overflow() {
+    let huge = json!({
+        "architectures": ["Qwen3MoeForCausalLM"], "vocab_size": 1 << 24, "hidden_size": 1 << 20, "intermediate_size": 1 << 20,
+        "num_hidden_layers": 1 << 12, "num_attention_heads": 1 << 12, "head_dim": 512, "num_experts": 1 << 12,
+        "num_experts_per_tok": 1 << 12, "moe_intermediate_size": 1 << 20, "max_position_embeddings": 1 << 28,
+    });
+    let spec = read_spec(&huge).unwrap();
+    assert_eq!(spec.parameters(), None);
+}
+
+/// Whatever stands at whatever key of whatever family: a spec or an error, never a panic.
+#[test]
+fn no_value_causes_a_panic() {
+    let values = [
+        json!(0),
+        json!(1),
+        json!(-1),
+        json!(3),
+        json!(1 << 20),
+        json!(u64::MAX),
+        json!(i64::MIN),
+        json!(1e308),
+        json!(1e-308),
+        json!(0.5),
+        json!("text"),
+        json!([]),
+        json!([1, "x", null]),
+        json!({}),
+        json!({"rope_type": "yarn", "factor": 1e308}),
+        json!({"rope_type": "llama3", "factor": 1e-308, "low_freq_factor": 1e-308, "high_freq_factor": 1e308}),
+        json!(true),
+        Value::Null,
+    ];
+    let keys = [
+        "attention_bias",
+        "decoder_sparse_step",
+        "dtype",
+        "head_dim",
+        "hidden_act",
+        "hidden_size",
+        "intermediate_size",
+        "layer_types",
+        "max_position_embeddings",
+        "max_window_layers",
+        "mlp_bias",
+        "mlp_only_layers",
+        "moe_intermediate_size",
+        "norm_topk_prob",
+        "num_attention_heads",
+        "num_experts",
+        "num_experts_per_tok",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "num_local_experts",
+        "original_max_position_embeddings",
+        "partial_rotary_factor",
+        "quantization_config",
+        "rms_norm_eps",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "sliding_window",
+        "tie_word_embeddings",
+        "use_sliding_window",
+        "vocab_size",
+    ];
+    let mut accepted = 0;
+    for (architecture, _) in FAMILIES {
+        let base = json!({"architectures": [architecture], "num_experts": 4, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16});
+        for key in keys {
+            for value in &values {
+                let config = with(with(llama(), base.clone()), json!({ key: value }));
+                if let Ok(spec) = read_spec(&config) {
+                    spec.parameters();
+                    spec.active_parameters();
+                    accepted += usize::from(spec.tensors() > 0 && spec.kv_elements_per_token() > 0);
+                }
+            }
+        }
+    }
+    assert!(accepted > 500, "{accepted}");
+}

@@ -1,0 +1,93 @@
+//! What can be known of a loaded model.
+
+use mosu_kernels::{DType, Device};
+
+use crate::{
+    DecoderSpec, ModelOptions,
+    end_tokens::EndTokens,
+    kv_cache::BLOCK_SIZE,
+    plan::{FixedMemory, MemoryPlan},
+};
+
+/// Facts about a loaded model.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// The directory's name, or `mosu-demo`.
+    pub name: String,
+    /// As config.json spells it, for example `Qwen3MoeForCausalLM`.
+    pub architecture: String,
+    /// Element type of the matrices.
+    pub dtype: DType,
+    /// Device, threads and instruction set, for people.
+    pub device: String,
+    /// Weights, a tied output projection counted once.
+    pub parameters: u64,
+    /// Weights that one token meets: its experts only, and of the two tables only the output projection.
+    pub active_parameters: u64,
+    /// Bytes of the weights.
+    pub weight_bytes: u64,
+    /// Bytes of the weights that one token meets.
+    pub active_weight_bytes: u64,
+    /// Bytes of the KV cache.
+    pub kv_cache_bytes: u64,
+    /// Bytes that one token takes in the KV cache.
+    pub kv_bytes_per_token: u64,
+    /// Bytes of activations, planned at load.
+    pub workspace_bytes: u64,
+    /// KV blocks.
+    pub num_kv_blocks: usize,
+    /// Tokens per KV block.
+    pub block_size: usize,
+    /// The longest sequence in tokens; one such sequence always fits the KV cache.
+    pub max_model_len: usize,
+    /// Most rows of one step.
+    pub max_batch_tokens: usize,
+    /// Number of logits.
+    pub vocab_size: usize,
+    /// Tokens that end a text: generation_config.json's, else config.json's, and the tokenizer's; ascending.
+    pub eos_token_ids: Vec<u32>,
+    /// The token that begins a text.
+    pub bos_token_id: Option<u32>,
+    /// What is computed.
+    pub spec: DecoderSpec,
+}
+
+impl ModelInfo {
+    pub(crate) fn new(
+        (name, architecture): (String, &str),
+        spec: &DecoderSpec,
+        dtype: DType,
+        options: &ModelOptions,
+        memory: FixedMemory,
+        plan: &MemoryPlan,
+        ends: EndTokens,
+    ) -> ModelInfo {
+        let active_parameters = spec.active_parameters().unwrap_or(u64::MAX);
+        ModelInfo {
+            name,
+            architecture: architecture.into(),
+            dtype,
+            device: describe(&options.device),
+            parameters: spec.parameters().unwrap_or(u64::MAX),
+            active_parameters,
+            weight_bytes: memory.weights,
+            active_weight_bytes: active_parameters.saturating_mul(dtype.size() as u64),
+            kv_cache_bytes: plan.kv_cache_bytes,
+            kv_bytes_per_token: (spec.kv_elements_per_token() * dtype.compute().size()) as u64,
+            workspace_bytes: memory.workspace,
+            num_kv_blocks: plan.num_blocks,
+            block_size: BLOCK_SIZE,
+            max_model_len: plan.max_model_len,
+            max_batch_tokens: options.max_batch_tokens,
+            vocab_size: spec.vocab_size,
+            eos_token_ids: ends.eos,
+            bos_token_id: ends.bos,
+            spec: spec.clone(),
+        }
+    }
+}
+
+fn describe(device: &Device) -> String {
+    let cpu = device.as_cpu();
+    format!("{}, {} threads, {}", device.name(), cpu.threads(), cpu.isa())
+}

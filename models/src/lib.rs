@@ -1,0 +1,46 @@
+//! Checkpoints, model families and the decoder of mosu: *what is computed*.
+//!
+//! [`Model::load`] turns a directory in Hugging Face layout into a decoder in memory; [`Model::step`] advances many
+//! sequences at once by one [`Batch`]. A family is a function from config.json to a [`DecoderSpec`], see
+//! `src/families.rs`; README.md says how to add one.
+
+mod batch;
+mod batch_check;
+mod chat_template;
+mod checkpoint;
+mod config_json;
+mod decoder;
+mod demo;
+mod dummy;
+mod end_tokens;
+mod error;
+mod families;
+mod info;
+mod kv_cache;
+mod memory;
+mod model;
+mod plan;
+mod rope;
+mod safetensors_header;
+mod sampler;
+mod source;
+mod spec;
+mod tensor_names;
+mod tokenizer;
+mod weights;
+mod workspace;
+
+pub use batch::{Batch, LogitFault, LogitOutput, LogitRow, LogitToken, StepOutput};
+pub use batch_check::StepError;
+pub use chat_template::{ChatRequest, ChatTemplate, ChatTemplateError};
+pub use error::LoadError;
+pub use info::ModelInfo;
+pub use kv_cache::BLOCK_SIZE;
+pub use model::{LoadFormat, LoadProgress, Model, ModelOptions};
+pub use mosu_kernels::{
+    DType, Device, KernelError, limits,
+    ops::{SampleParams, SeenToken, TokenLogprobs},
+};
+pub use source::ModelSource;
+pub use spec::{AttentionSpec, DecoderSpec, FfnSpec, LayerSpec, Mask, MoeSpec, RopeScaling, RopeSpec};
+pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError};

@@ -1,0 +1,192 @@
+//! A model: a decoder in memory, ready to take steps.
+
+use mosu_kernels::Device;
+
+use crate::{
+    Batch, LoadError, ModelInfo, ModelSource, StepError, StepOutput,
+    batch_check::BatchLimits,
+    checkpoint::Checkpoint,
+    config_json::ConfigJson,
+    decoder::Decoder,
+    dummy::DummyWeights,
+    end_tokens::EndTokens,
+    families::{self, Family},
+    memory,
+    plan::{FixedMemory, MemoryPlan},
+    sampler::Sampler,
+    weights::{self, DecoderWeights},
+    workspace::{LOGIT_ROWS, Workspace},
+};
+
+/// What the weights are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadFormat {
+    /// The source's safetensors files.
+    #[default]
+    Auto,
+    /// Random numbers in the shapes of config.json, the only file needed.
+    Dummy,
+}
+
+/// On what a model runs, and how much it may use.
+#[derive(Clone, Debug)]
+pub struct ModelOptions {
+    /// Where it runs.
+    pub device: Device,
+    /// What the weights are made of.
+    pub load_format: LoadFormat,
+    /// The longest sequence in tokens; `None` is the model's own context, or what the KV cache holds if that is less.
+    pub max_model_len: Option<usize>,
+    /// Bytes for the KV cache; `None` is what `max_sequences` of the longest sequences need, at most half of the
+    /// memory that weights and workspace leave.
+    pub kv_cache_bytes: Option<usize>,
+    /// Most rows of one step.
+    pub max_batch_tokens: usize,
+    /// How many sequences the KV cache is sized for, when it is not given.
+    pub max_sequences: usize,
+}
+
+impl ModelOptions {
+    /// Weights from files, memory chosen from what is free, steps of 2048 rows, 64 sequences.
+    pub fn new(device: Device) -> ModelOptions {
+        ModelOptions {
+            device,
+            load_format: LoadFormat::Auto,
+            max_model_len: None,
+            kv_cache_bytes: None,
+            max_batch_tokens: 2048,
+            max_sequences: 64,
+        }
+    }
+}
+
+/// Most rows that a step may be planned for.
+const MAX_BATCH_TOKENS: usize = 1 << 16;
+
+/// How far loading is. Files are mapped, not read: their bytes count as done once a tensor has its place.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadProgress {
+    /// Tensors in place.
+    pub tensors_done: usize,
+    /// Tensors in all.
+    pub tensors_total: usize,
+    /// Bytes of the tensors in place.
+    pub bytes_done: u64,
+    /// Bytes of all.
+    pub bytes_total: u64,
+}
+
+/// Weights, KV blocks and workspace of one decoder. What lies in which KV block is the caller's business.
+pub struct Model {
+    decoder: Decoder,
+    sampler: Sampler,
+    limits: BatchLimits,
+    info: ModelInfo,
+}
+
+impl Model {
+    /// Loads a model. The weights stay in their files' mapping: nothing is copied, and loading takes as long as
+    /// checking the headers and planning the memory.
+    ///
+    /// # Errors
+    /// For a missing or broken file, an unknown architecture, a tensor that is missing, left over or of the wrong
+    /// shape, and when the memory does not suffice.
+    pub fn load(
+        source: &ModelSource,
+        options: &ModelOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Model, LoadError> {
+        let available = memory::available();
+        let max_rows = options.max_batch_tokens;
+        if !(1..=MAX_BATCH_TOKENS).contains(&max_rows) {
+            let message = format!("expected 1 to {MAX_BATCH_TOKENS}, found {max_rows}");
+            return Err(LoadError::Option { option: "max_batch_tokens", message });
+        }
+        let path = source.path("config.json");
+        let config = source.read_json("config.json")?.ok_or_else(|| LoadError::Missing {
+            path: path.clone(),
+            remedy: "a model directory in Hugging Face layout has one".into(),
+        })?;
+        let config = ConfigJson::new(&path, &config)?;
+        let family = families::read(&config)?;
+        let ends = EndTokens::read(source, &config, family.spec.vocab_size)?;
+        let weights = load_weights(source, &config, &family, options.load_format, progress)?;
+        let Family { architecture, spec, .. } = family;
+
+        let compute = weights.dtype().compute();
+        let workspace = Workspace::new(&spec, compute, max_rows)?;
+        let sampler = Sampler::new(&options.device, spec.vocab_size)?;
+        let memory = FixedMemory {
+            weights: weights.size_in_bytes(),
+            workspace: (workspace.bytes() + sampler.bytes()) as u64,
+        };
+        let plan = MemoryPlan::new(&spec, compute, options, memory.leave_free(available)?)?;
+        let name = (source.name(), architecture);
+        let info = ModelInfo::new(name, &spec, weights.dtype(), options, memory, &plan, ends);
+        let limits = BatchLimits {
+            max_rows,
+            vocab_size: spec.vocab_size,
+            max_model_len: plan.max_model_len,
+            num_blocks: plan.num_blocks,
+        };
+        let decoder = Decoder::new(options.device.clone(), spec, weights, workspace, &plan)?;
+        Ok(Model { decoder, sampler, limits, info })
+    }
+
+    /// Facts about it.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Computes one step: keys and values of the batch's rows go to their slots, and `output` gets one entry per logit
+    /// row, its token drawn on the device.
+    ///
+    /// # Errors
+    /// [`StepError::Batch`] when the batch contradicts itself or the model; nothing was computed then.
+    /// [`StepError::Device`] when the device failed.
+    pub fn step(&mut self, batch: &Batch, output: &mut StepOutput) -> Result<(), StepError> {
+        self.limits.check(batch)?;
+        self.decoder.forward(batch)?;
+        self.sampler.run(&mut self.decoder, batch, output)
+    }
+
+    /// As [`Model::step`], but returns the logits themselves, `[R, vocab_size]` for R logit rows, and draws nothing.
+    /// For tests and analysis: copying logits is what [`Model::step`] avoids.
+    ///
+    /// # Errors
+    /// As [`Model::step`].
+    pub fn step_logits(&mut self, batch: &Batch) -> Result<Vec<f32>, StepError> {
+        self.limits.check(batch)?;
+        self.decoder.forward(batch)?;
+        let rows: Vec<u32> = batch.logit_rows.iter().map(|row| row.row).collect();
+        let mut logits = Vec::with_capacity(rows.len() * self.info.vocab_size);
+        for rows in rows.chunks(LOGIT_ROWS) {
+            let (_, of_rows) = self.decoder.logits(rows, batch.num_rows())?;
+            logits.extend_from_slice(of_rows.as_slice()?);
+        }
+        Ok(logits)
+    }
+}
+
+fn load_weights(
+    source: &ModelSource,
+    config: &ConfigJson,
+    family: &Family,
+    format: LoadFormat,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<DecoderWeights, LoadError> {
+    let Family { spec, names, .. } = family;
+    match format {
+        LoadFormat::Dummy => {
+            let mut source = DummyWeights::new(config.file(), spec)?;
+            weights::load(&mut source, spec, names, progress)
+        }
+        LoadFormat::Auto => {
+            let mut checkpoint = Checkpoint::open(source)?;
+            let weights = weights::load(&mut checkpoint, spec, names, progress)?;
+            let tied_head = spec.tie_word_embeddings.then_some(names.lm_head);
+            checkpoint.finish(names.ignored, tied_head)?;
+            Ok(weights)
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Tables of rotary position embeddings, one row per position, computed in f64 and stored in f32.
+
+use std::f64::consts::TAU;
+
+use mosu_kernels::{
+    DType, KernelError, Tensor,
+    ops::{RopeLayout, RopeTable},
+};
+use rayon::prelude::*;
+
+use crate::{AttentionSpec, RopeScaling, RopeSpec};
+
+/// Positions that one task fills.
+const POSITIONS_PER_TASK: usize = 256;
+
+/// The tables of a decoder; layers that rotate alike share one.
+pub(crate) struct RopeTables {
+    tables: Vec<Table>,
+    /// Index of each layer's table.
+    of_layer: Vec<usize>,
+}
+
+impl RopeTables {
+    /// Tables for positions `0..positions` of these layers.
+    pub fn new<'a>(
+        layers: impl Iterator<Item = &'a AttentionSpec>,
+        positions: usize,
+    ) -> Result<RopeTables, KernelError> {
+        let mut rope = RopeTables { tables: Vec::new(), of_layer: Vec::new() };
+        for AttentionSpec { rope: spec, head_dim, .. } in layers {
+            let known =
+                rope.tables.iter().position(|table| table.spec == *spec && table.head_dim == *head_dim);
+            rope.of_layer.push(known.unwrap_or(rope.tables.len()));
+            if known.is_none() {
+                rope.tables.push(Table::new(spec, *head_dim, positions)?);
+            }
+        }
+        Ok(rope)
+    }
+
+    /// One layer's table.
+    pub fn layer(&self, layer: usize) -> RopeTable<'_> {
+        let Table { cos, sin, .. } = &self.tables[self.of_layer[layer]];
+        RopeTable { cos: cos.view(), sin: sin.view(), layout: RopeLayout::HalfSplit }
+    }
+}
+
+/// cos and sin of `position * frequency`, `[positions, head_dim / 2]` each.
+struct Table {
+    spec: RopeSpec,
+    head_dim: usize,
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Table {
+    fn new(spec: &RopeSpec, head_dim: usize, positions: usize) -> Result<Table, KernelError> {
+        let frequencies = frequencies(spec, head_dim);
+        let factor = match spec.scaling {
+            RopeScaling::Yarn { attention_factor, .. } => attention_factor,
+            _ => 1.0,
+        };
+        let width = frequencies.len();
+        let mut cos = Tensor::zeros([positions, width], DType::F32)?;
+        let mut sin = Tensor::zeros([positions, width], DType::F32)?;
+        let chunk = POSITIONS_PER_TASK * width;
+        let cos_chunks = cos.as_mut_slice::<f32>()?.par_chunks_mut(chunk);
+        let sin_chunks = sin.as_mut_slice::<f32>()?.par_chunks_mut(chunk);
+        cos_chunks.zip(sin_chunks).enumerate().for_each(|(task, (cos, sin))| {
+            let rows = cos.chunks_mut(width).zip(sin.chunks_mut(width));
+            for (position, (cos, sin)) in (task * POSITIONS_PER_TASK..).zip(rows) {
+                for (i, frequency) in frequencies.iter().enumerate() {
+                    let (s, c) = (position as f64 * frequency).sin_cos();
+                    cos[i] = (c * factor) as f32;
+                    sin[i] = (s * factor) as f32;
+                }
+            }
+        });
+        Ok(Table { spec: spec.clone(), head_dim, cos, sin })
+    }
+}
+
+/// `[head_dim / 2]` radians per position.
+fn frequencies(spec: &RopeSpec, head_dim: usize) -> Vec<f64> {
+    let d = head_dim as f64;
+    let plain = (0..head_dim / 2).map(|i| spec.theta.powf(-2.0 * i as f64 / d));
+    match spec.scaling {
+        RopeScaling::None => plain.collect(),
+        RopeScaling::Linear { factor } => plain.map(|frequency| frequency / factor).collect(),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position } => plain
+            .map(|frequency| {
+                let rotations = original_max_position as f64 * frequency / TAU;
+                let kept = (rotations - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                blend(frequency / factor, frequency, kept.clamp(0.0, 1.0))
+            })
+            .collect(),
+        RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position, truncate, .. } => {
+            // The dimension whose frequency makes that many rotations within the original context.
+            let dimension = |rotations: f64| {
+                d * (original_max_position as f64 / (rotations * TAU)).ln() / (2.0 * spec.theta.ln())
+            };
+            let (mut low, mut high) = (dimension(beta_fast), dimension(beta_slow));
+            if truncate {
+                (low, high) = (low.floor(), high.ceil());
+            }
+            let (low, mut high) = (low.max(0.0), high.min(d - 1.0));
+            if low == high {
+                high += 0.001;
+            }
+            plain
+                .enumerate()
+                .map(|(i, frequency)| {
+                    let divided = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                    blend(frequency / factor, frequency, 1.0 - divided)
+                })
+                .collect()
+        }
+    }
+}
+
+/// `kept` is the share of `original`.
+fn blend(scaled: f64, original: f64, kept: f64) -> f64 {
+    scaled * (1.0 - kept) + original * kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_close(found: f64, expected: f64) {
+        let difference = (found - expected).abs();
+        assert!(difference <= 1e-12 * expected.abs(), "{found} is not {expected}");
+    }
+
+    #[test]
+    fn llama3_keeps_high_and_divides_low_frequencies() {
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position: 8192,
+        };
+        let plain = frequencies(&RopeSpec { theta: 5e5, scaling: RopeScaling::None }, 128);
+        let scaled = frequencies(&RopeSpec { theta: 5e5, scaling }, 128);
+        assert_close(scaled[0], 1.0);
+        assert_close(scaled[63], plain[63] / 8.0);
+        assert!(scaled.windows(2).all(|pair| pair[1] < pair[0]), "the frequencies fall");
+    }
+
+    #[test]
+    fn yarn_keeps_the_first_and_divides_the_last() {
+        let scaling = RopeScaling::Yarn {
+            factor: 4.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            original_max_position: 32768,
+            truncate: true,
+            attention_factor: 1.138_629,
+        };
+        let spec = RopeSpec { theta: 1e6, scaling };
+        let scaled = frequencies(&spec, 128);
+        assert_close(scaled[0], 1.0);
+        assert_close(scaled[63], 1e6_f64.powf(-126.0 / 128.0) / 4.0);
+        let tables = Table::new(&spec, 128, 300).unwrap();
+        let cos = tables.cos.as_slice::<f32>().unwrap();
+        assert_eq!(cos[0], 1.138_629, "cos 0 carries the attention factor");
+        assert_close(f64::from(cos[299 * 64]), f64::from((299.0_f64.cos() * 1.138_629) as f32));
+    }
+}

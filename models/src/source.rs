@@ -1,0 +1,97 @@
+//! Where a model's files come from: a directory, or the program itself.
+
+use std::{
+    borrow::Cow,
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use crate::{LoadError, demo};
+
+/// Which model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The demonstration model embedded in the program.
+    Demo,
+    /// A directory in Hugging Face layout: config.json, *.safetensors, tokenizer.json, ...
+    Directory(PathBuf),
+}
+
+/// No configuration file may be larger.
+pub(crate) const MAX_CONFIG_BYTES: u64 = 64 << 20;
+/// tokenizer.json may not be larger; the largest published one is a tenth of this.
+pub(crate) const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
+impl ModelSource {
+    /// The directory's name, or `mosu-demo`.
+    pub fn name(&self) -> String {
+        match self {
+            ModelSource::Demo => "mosu-demo".into(),
+            ModelSource::Directory(dir) => {
+                let full = dir.canonicalize().unwrap_or_else(|_| dir.clone());
+                full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
+            }
+        }
+    }
+
+    /// The path of one of its files, for messages and for opening.
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        match self {
+            ModelSource::Demo => Path::new("mosu-demo").join(file),
+            ModelSource::Directory(dir) => dir.join(file),
+        }
+    }
+
+    /// The contents of a file of at most `limit` bytes; `None` when there is no such file.
+    pub(crate) fn read(&self, file: &str, limit: u64) -> Result<Option<Cow<'static, [u8]>>, LoadError> {
+        match self {
+            ModelSource::Demo => Ok(demo::file(file).map(Cow::Borrowed)),
+            ModelSource::Directory(dir) => Ok(read_limited(&dir.join(file), limit)?.map(Cow::Owned)),
+        }
+    }
+
+    /// The contents of a UTF-8 file.
+    pub(crate) fn read_text(&self, file: &str) -> Result<Option<String>, LoadError> {
+        let Some(bytes) = self.read(file, MAX_CONFIG_BYTES)? else { return Ok(None) };
+        match String::from_utf8(bytes.into_owned()) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) => Err(LoadError::malformed(&self.path(file), format!("not UTF-8: {error}"))),
+        }
+    }
+
+    /// The contents of a JSON file.
+    pub(crate) fn read_json(&self, file: &str) -> Result<Option<Value>, LoadError> {
+        let Some(bytes) = self.read(file, MAX_CONFIG_BYTES)? else { return Ok(None) };
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => Err(LoadError::malformed(&self.path(file), format!("not valid JSON: {error}"))),
+        }
+    }
+}
+
+/// The contents of a file of at most `limit` bytes; `None` when there is no such file.
+pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, LoadError> {
+    let Some(file) = open_regular(path)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| LoadError::io(path, error))?;
+    if bytes.len() as u64 > limit {
+        return Err(LoadError::malformed(path, format!("larger than the limit of {limit} bytes")));
+    }
+    Ok(Some(bytes))
+}
+
+/// Opens a regular file (opening a pipe could wait for ever); `None` when nothing is there.
+pub(crate) fn open_regular(path: &Path) -> Result<Option<File>, LoadError> {
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(LoadError::io(path, error)),
+    };
+    if !metadata.is_file() {
+        return Err(LoadError::malformed(path, "not a regular file"));
+    }
+    File::open(path).map(Some).map_err(|error| LoadError::io(path, error))
+}

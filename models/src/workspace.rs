@@ -1,0 +1,184 @@
+//! Memory of a step, planned at load: the forward pass allocates nothing.
+
+use half::bf16;
+use mosu_kernels::{DType, Element, KernelError, Result, Shape, Tensor, View, ViewMut, ops::MoeWorkspace};
+
+use crate::{DecoderSpec, FfnSpec, LayerSpec, MoeSpec};
+
+/// Rows whose logits are computed at a time: bounds their memory however many a step asks for.
+pub(crate) const LOGIT_ROWS: usize = 64;
+
+/// Memory for activations of any shape up to its size. Every use states the shape.
+pub(crate) struct Scratch(Tensor);
+
+impl Scratch {
+    /// Room for `[rows, width]` elements of type `dtype`.
+    fn new(rows: usize, width: usize, dtype: DType) -> Result<Scratch> {
+        Ok(Scratch(Tensor::zeros([rows, width], dtype)?))
+    }
+
+    /// The first elements as a tensor of this shape, to read.
+    pub fn get(&self, shape: impl Into<Shape>) -> Result<View<'_>> {
+        fn shaped<T: Element>(tensor: &Tensor, shape: Shape) -> Result<View<'_>> {
+            let all = tensor.as_slice::<T>()?;
+            View::from_slice(shape, all.get(..shape.elements()).ok_or_else(|| too_small(shape, all.len()))?)
+        }
+        match self.0.dtype() {
+            DType::BF16 => shaped::<bf16>(&self.0, shape.into()),
+            DType::U32 => shaped::<u32>(&self.0, shape.into()),
+            _ => shaped::<f32>(&self.0, shape.into()),
+        }
+    }
+
+    /// The first elements as a tensor of this shape, to write.
+    pub fn get_mut(&mut self, shape: impl Into<Shape>) -> Result<ViewMut<'_>> {
+        fn shaped<T: Element>(tensor: &mut Tensor, shape: Shape) -> Result<ViewMut<'_>> {
+            let all = tensor.as_mut_slice::<T>()?;
+            let available = all.len();
+            let first = all.get_mut(..shape.elements()).ok_or_else(|| too_small(shape, available))?;
+            ViewMut::from_slice(shape, first)
+        }
+        match self.0.dtype() {
+            DType::BF16 => shaped::<bf16>(&mut self.0, shape.into()),
+            DType::U32 => shaped::<u32>(&mut self.0, shape.into()),
+            _ => shaped::<f32>(&mut self.0, shape.into()),
+        }
+    }
+}
+
+fn too_small(shape: Shape, available: usize) -> KernelError {
+    let reason = format!("{shape} does not fit the {available} elements planned");
+    KernelError::Argument { op: "workspace", reason }
+}
+
+/// Activations of one step. T rows, R rows with logits; other letters as in [`decoder`](crate::decoder). Widths are
+/// the largest of any layer. *compute* is the type in which activations meet the weights.
+pub(crate) struct Workspace {
+    /// The residual stream, f32 `[T, H]`.
+    pub hidden: Scratch,
+    /// Its norm, compute `[T, H]`.
+    pub normed: Scratch,
+    /// What a branch adds to the residual stream, f32 `[T, H]`.
+    pub delta: Scratch,
+    /// f32 `[T, (Hq + 2 Hkv) D]`
+    pub qkv: Scratch,
+    /// Rotated queries, compute `[T, Hq, D]`.
+    pub q: Scratch,
+    /// Attention's output, compute `[T, Hq D]`.
+    pub attended: Scratch,
+    /// f32 `[T, 2 I]`
+    pub gate_up: Scratch,
+    /// compute `[T, I]`
+    pub activated: Scratch,
+    /// f32 `[T, E]`
+    pub router_logits: Scratch,
+    /// u32 `[T, k]`
+    pub expert_ids: Scratch,
+    /// f32 `[T, k]`
+    pub expert_weights: Scratch,
+    /// What lies between router and `delta` in sparse layers.
+    pub moe: MoeWorkspaces,
+    /// Hidden states of the rows with logits, f32 `[R, H]`.
+    pub logit_hidden: Scratch,
+    /// Their final norm, compute `[R, H]`.
+    pub logit_normed: Scratch,
+    /// f32 `[R, V]`
+    pub logits: Scratch,
+}
+
+impl Workspace {
+    /// Memory for steps of at most `max_rows` rows.
+    ///
+    /// # Errors
+    /// When memory is short.
+    pub fn new(spec: &DecoderSpec, compute: DType, max_rows: usize) -> Result<Workspace> {
+        let widest = |width: &dyn Fn(&LayerSpec) -> usize| spec.layers.iter().map(width).max().unwrap_or(0);
+        let q_width = widest(&|layer| layer.attention.num_heads * layer.attention.head_dim);
+        let kv_width = widest(&|layer| layer.attention.num_kv_heads * layer.attention.head_dim);
+        let dense_width = widest(&|layer| match layer.ffn {
+            FfnSpec::Dense { intermediate_size, .. } => intermediate_size,
+            FfnSpec::Moe(_) => 0,
+        });
+        let experts = widest(&|layer| layer.ffn.moe().map_or(0, |moe| moe.num_experts));
+        let chosen = widest(&|layer| layer.ffn.moe().map_or(0, |moe| moe.num_experts_per_tok));
+        let rows = |width: usize, dtype: DType| Scratch::new(max_rows, width, dtype);
+        let logit_rows = |width: usize, dtype: DType| Scratch::new(LOGIT_ROWS, width, dtype);
+        let h = spec.hidden_size;
+        Ok(Workspace {
+            hidden: rows(h, DType::F32)?,
+            normed: rows(h, compute)?,
+            delta: rows(h, DType::F32)?,
+            qkv: rows(q_width + 2 * kv_width, DType::F32)?,
+            q: rows(q_width, compute)?,
+            attended: rows(q_width, compute)?,
+            gate_up: rows(2 * dense_width, DType::F32)?,
+            activated: rows(dense_width, compute)?,
+            router_logits: rows(experts, DType::F32)?,
+            expert_ids: rows(chosen, DType::U32)?,
+            expert_weights: rows(chosen, DType::F32)?,
+            moe: MoeWorkspaces::new(spec, compute, max_rows)?,
+            logit_hidden: logit_rows(h, DType::F32)?,
+            logit_normed: logit_rows(h, compute)?,
+            logits: logit_rows(spec.vocab_size, DType::F32)?,
+        })
+    }
+
+    /// All of it together.
+    pub fn bytes(&self) -> usize {
+        let scratch = [
+            &self.hidden,
+            &self.normed,
+            &self.delta,
+            &self.qkv,
+            &self.q,
+            &self.attended,
+            &self.gate_up,
+            &self.activated,
+            &self.router_logits,
+            &self.expert_ids,
+            &self.expert_weights,
+            &self.logit_hidden,
+            &self.logit_normed,
+            &self.logits,
+        ];
+        let moe = self.moe.workspaces.iter().map(MoeWorkspace::bytes);
+        scratch.iter().map(|scratch| scratch.0.size_in_bytes()).chain(moe).sum()
+    }
+}
+
+/// Memory of the sparse layers; those of the same shape share it.
+pub(crate) struct MoeWorkspaces {
+    workspaces: Vec<MoeWorkspace>,
+    /// Index of each layer's workspace; of no meaning for dense ones.
+    of_layer: Vec<usize>,
+}
+
+impl MoeWorkspaces {
+    fn new(spec: &DecoderSpec, compute: DType, max_rows: usize) -> Result<MoeWorkspaces> {
+        let mut kinds: Vec<MoeSpec> = Vec::new();
+        let mut moe = MoeWorkspaces { workspaces: Vec::new(), of_layer: Vec::new() };
+        for layer in &spec.layers {
+            let kind = layer.ffn.moe();
+            let known = kind.and_then(|kind| kinds.iter().position(|known| *known == kind));
+            moe.of_layer.push(known.unwrap_or(kinds.len()));
+            if let (Some(kind), None) = (kind, known) {
+                let MoeSpec { num_experts, num_experts_per_tok, intermediate_size, .. } = kind;
+                moe.workspaces.push(MoeWorkspace::new(
+                    max_rows,
+                    num_experts_per_tok,
+                    spec.hidden_size,
+                    intermediate_size,
+                    num_experts,
+                    compute,
+                )?);
+                kinds.push(kind);
+            }
+        }
+        Ok(moe)
+    }
+
+    /// One sparse layer's.
+    pub fn layer(&mut self, layer: usize) -> &mut MoeWorkspace {
+        &mut self.workspaces[self.of_layer[layer]]
+    }
+}
