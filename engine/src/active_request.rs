@@ -1,0 +1,291 @@
+//! An accepted request: its choices, their text, and what its caller has been told.
+
+use std::{iter, mem};
+
+use mosu_models::{LogitOutput, LogitRow, LogitToken, SampleParams, TokenLogprobs};
+
+use crate::{
+    Event, Finish, OutputToken, PromptInfo, Request, StopConditions, Usage,
+    detokenizer::{Detokenizer, TokenDecoder},
+    prefix_hash::PrefixScope,
+    queue::Place,
+    sampling::Sampler,
+    sequence::{RequestId, Sequence},
+    stop::StopMatcher,
+};
+
+/// A request on its way into the engine.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub id: RequestId,
+    /// Validated.
+    pub request: Request,
+    /// Most output tokens of a choice.
+    pub max_tokens: usize,
+    pub place: Place,
+}
+
+/// What the engine knows about every request's text.
+pub(crate) struct TextRules {
+    pub decoder: Box<dyn TokenDecoder>,
+    /// The model's end tokens.
+    pub end_tokens: Vec<u32>,
+}
+
+/// One continuation.
+#[derive(Debug)]
+struct Choice {
+    sampler: Sampler,
+    detokenizer: Detokenizer,
+    stop: StopMatcher,
+    num_tokens: usize,
+    finished: bool,
+}
+
+/// The state of an accepted request, but for its sequences.
+#[derive(Debug)]
+pub(crate) struct ActiveRequest {
+    /// Its prompt lies in its sequences.
+    request: Request,
+    max_tokens: usize,
+    seed: u64,
+    /// Held until the request runs for the first time.
+    pub place: Option<Place>,
+    /// The first one, and when the prompt is computed all `n`.
+    choices: Vec<Choice>,
+    num_finished: u32,
+    /// Of prompt tokens 1 to the last one computed, when asked for.
+    prompt_logprobs: Vec<TokenLogprobs>,
+    prompt_is_known: bool,
+    scope: PrefixScope,
+    usage: Usage,
+}
+
+impl ActiveRequest {
+    /// The request with its first choice, for which the prompt is computed, and that prompt. `seed` is for a request
+    /// without one; without `prefix_cache` it shares prefixes with no other.
+    pub fn new(
+        submission: Submission,
+        seed: u64,
+        prefix_cache: bool,
+        rules: &TextRules,
+    ) -> (ActiveRequest, Vec<u32>) {
+        let Submission { id, mut request, max_tokens, place } = submission;
+        let prompt = mem::take(&mut request.prompt);
+        let scope = match request.cache_salt.take() {
+            _ if !prefix_cache => PrefixScope::Request(id),
+            Some(salt) => PrefixScope::Salted(salt),
+            None => PrefixScope::Shared,
+        };
+        let mut active = ActiveRequest {
+            seed: request.sampling.seed.unwrap_or(seed),
+            request,
+            max_tokens,
+            place: Some(place),
+            choices: Vec::new(),
+            num_finished: 0,
+            prompt_logprobs: Vec::new(),
+            prompt_is_known: false,
+            scope,
+            usage: Usage { prompt_tokens: prompt.len(), ..Usage::default() },
+        };
+        active.add_choice(&prompt, rules);
+        (active, prompt)
+    }
+
+    /// Choices that have or will have tokens: one until the prompt is computed, then all.
+    pub fn num_choices(&self) -> u32 {
+        self.choices.len() as u32
+    }
+
+    /// With whom the request's sequences share prefixes.
+    pub fn scope(&self) -> &PrefixScope {
+        &self.scope
+    }
+
+    /// What the request used so far.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// Log-probabilities to report with output tokens.
+    pub fn logprobs(&self) -> Option<u32> {
+        self.request.logprobs
+    }
+
+    /// Log-probabilities to report with prompt tokens.
+    pub fn prompt_logprobs(&self) -> Option<u32> {
+        self.request.prompt_logprobs
+    }
+
+    /// Positions from 0 whose log-probabilities need not be computed again, for the choice that reports those
+    /// of the prompt and as long as it does.
+    pub fn known_prompt_logprobs(&self, choice: u32) -> Option<usize> {
+        let reports = choice == 0 && self.request.prompt_logprobs.is_some() && !self.prompt_is_known;
+        reports.then_some(self.prompt_logprobs.len())
+    }
+
+    /// Most tokens that a choice's sequence may take from the prefix cache: what is found is not computed, and has
+    /// no log-probabilities.
+    pub fn max_cached(&self, choice: u32) -> usize {
+        self.known_prompt_logprobs(choice).unwrap_or(usize::MAX)
+    }
+
+    /// Tokens are to be drawn, not only the prompt's log-probabilities reported.
+    pub fn draws_tokens(&self) -> bool {
+        self.max_tokens > 0
+    }
+
+    /// The prompt is computed, and its caller was told so.
+    pub fn prompt_is_known(&self) -> bool {
+        self.prompt_is_known
+    }
+
+    /// All choices are done.
+    pub fn is_finished(&self) -> bool {
+        self.num_finished == self.request.n
+    }
+
+    /// This choice is done.
+    pub fn choice_is_finished(&self, choice: u32) -> bool {
+        self.choices.get(choice as usize).is_some_and(|choice| choice.finished)
+    }
+
+    /// What the draw of a choice's token at `position` needs. It comes back with the drawn token.
+    pub fn lend_sample_params(&mut self, choice: u32, position: usize) -> SampleParams {
+        self.choices[choice as usize].sampler.lend(position)
+    }
+
+    /// Takes a step's results for one of its sequences, of which the step's tokens are computed.
+    ///
+    /// # Errors
+    /// Why the model or the tokenizer could not serve it.
+    pub fn advance<'a>(
+        &mut self,
+        sequence: &mut Sequence,
+        results: impl Iterator<Item = (LogitRow, &'a mut LogitOutput)>,
+        rules: &TextRules,
+        mut emit: impl FnMut(Event),
+    ) -> Result<(), String> {
+        let mut drawn = None;
+        for (row, output) in results {
+            if let Some(fault) = output.fault {
+                return Err(fault.to_string());
+            }
+            let logprobs = output.logprobs.take();
+            match row.token {
+                LogitToken::Given(_) => self.prompt_logprobs.push(logprobs.unwrap_or_default()),
+                LogitToken::Sampled(lent) => drawn = Some((lent, OutputToken { id: output.token, logprobs })),
+            }
+        }
+        if !self.prompt_is_known && sequence.num_computed >= sequence.prompt_len {
+            self.accept_prompt(sequence, rules, &mut emit);
+        }
+        sequence.max_cached = self.max_cached(sequence.id.choice);
+        if let Some((lent, token)) = drawn {
+            sequence.tokens.push(token.id);
+            emit(self.accept_token(sequence.id.choice, lent, token, rules)?);
+        }
+        Ok(())
+    }
+
+    /// Tells the caller about the prompt, and makes the other choices.
+    fn accept_prompt(&mut self, sequence: &Sequence, rules: &TextRules, emit: &mut impl FnMut(Event)) {
+        self.prompt_is_known = true;
+        let cached_tokens = sequence.num_cached.unwrap_or(0);
+        self.usage.cached_tokens = cached_tokens;
+        let known = mem::take(&mut self.prompt_logprobs);
+        let logprobs =
+            self.request.prompt_logprobs.map(|_| iter::once(None).chain(known.into_iter().map(Some)));
+        emit(Event::Prompt(PromptInfo { cached_tokens, logprobs: logprobs.map(Iterator::collect) }));
+        if self.draws_tokens() {
+            (1..self.request.n).for_each(|_| self.add_choice(&sequence.tokens[..sequence.prompt_len], rules));
+            return;
+        }
+        self.num_finished = self.request.n;
+        for index in 0..self.request.n {
+            emit(Event::Output {
+                index,
+                text: String::new(),
+                tokens: Vec::new(),
+                finish: Some(Finish::Length),
+            });
+        }
+    }
+
+    /// Adds a choice that has no tokens yet.
+    fn add_choice(&mut self, prompt: &[u32], rules: &TextRules) {
+        let Request { sampling, stop, skip_special_tokens, .. } = &self.request;
+        let number = self.choices.len() as u32;
+        self.choices.push(Choice {
+            sampler: Sampler::new(sampling, stop, &rules.end_tokens, prompt, self.seed, number),
+            detokenizer: Detokenizer::new(*skip_special_tokens),
+            stop: StopMatcher::new(&stop.strings, stop.include_stop_string),
+            num_tokens: 0,
+            finished: false,
+        });
+    }
+
+    fn accept_token(
+        &mut self,
+        index: u32,
+        lent: SampleParams,
+        token: OutputToken,
+        rules: &TextRules,
+    ) -> Result<Event, String> {
+        let choice = &mut self.choices[index as usize];
+        choice.sampler.restore(lent);
+        choice.sampler.observe(token.id);
+        choice.num_tokens += 1;
+        self.usage.completion_tokens += 1;
+        let (text, finish) = choice.extend_text(token.id, &self.request.stop, self.max_tokens, rules)?;
+        choice.finished = finish.is_some();
+        self.num_finished += u32::from(choice.finished);
+        Ok(Event::Output { index, text, tokens: vec![token], finish })
+    }
+}
+
+impl Choice {
+    /// Adds a token's text. Returns what is now certain, and whether the choice ends here.
+    fn extend_text(
+        &mut self,
+        id: u32,
+        stop: &StopConditions,
+        max_tokens: usize,
+        rules: &TextRules,
+    ) -> Result<(String, Option<Finish>), String> {
+        let end = end_token(id, stop, &rules.end_tokens);
+        let has_text = end.is_none() || stop.include_stop_string;
+        let finish = end.or((self.num_tokens == max_tokens).then_some(Finish::Length));
+        // The text of the first `min_tokens` tokens ends nothing.
+        let searched = self.stop.is_needed() && self.num_tokens > stop.min_tokens;
+
+        let decoder = &*rules.decoder;
+        let mut text = if has_text { self.detokenizer.push(id, decoder)? } else { String::new() };
+        if finish.is_some() || (searched && self.byte_run_stops(decoder)?) {
+            text += &self.detokenizer.flush(decoder)?;
+        }
+        if !searched {
+            return Ok((text, finish));
+        }
+        match self.stop.push(text) {
+            (text, Some(found)) => Ok((text, Some(Finish::StopString(found)))),
+            (text, None) if finish.is_some() => Ok((text + &self.stop.flush(), finish)),
+            (text, None) => Ok((text, None)),
+        }
+    }
+
+    /// A stop string is complete in a run of byte tokens: it need not wait for the run's end.
+    fn byte_run_stops(&self, decoder: &dyn TokenDecoder) -> Result<bool, String> {
+        let run = self.detokenizer.unfinished_run(decoder)?;
+        Ok(run.is_some_and(|run| self.stop.would_find(&run)))
+    }
+}
+
+/// How `id` ends an output, if it does.
+fn end_token(id: u32, stop: &StopConditions, end_tokens: &[u32]) -> Option<Finish> {
+    if !stop.ignore_eos && end_tokens.contains(&id) {
+        return Some(Finish::EndToken(id));
+    }
+    stop.token_ids.contains(&id).then_some(Finish::StopToken(id))
+}

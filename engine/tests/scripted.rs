@@ -1,0 +1,226 @@
+//! A model whose next token is a hash of the whole prefix, computed from a shadow of the KV cache: whoever reads a
+//! wrong KV slot draws other tokens, and is found at once. Every batch is checked to the letter.
+
+use std::{
+    collections::HashSet,
+    sync::mpsc::{Receiver, Sender},
+};
+
+use mosu_models::{
+    Batch, LogitFault, LogitOutput, LogitRow, LogitToken, SampleParams, StepOutput, TokenLogprobs,
+};
+
+use crate::{
+    active_request::TextRules,
+    block_manager::BlockManager,
+    core::{CoreParts, StepModel},
+    detokenizer::TokenDecoder,
+    sampling::SplitMix64,
+    scheduler::Scheduler,
+    validate::Limits,
+};
+
+pub(crate) const VOCAB_SIZE: u32 = 32;
+/// Ends an output.
+pub(crate) const END_TOKEN: u32 = 0;
+/// Makes the tokenizer panic.
+pub(crate) const PANIC_TOKEN: u32 = VOCAB_SIZE - 1;
+/// Makes the tokenizer fail.
+pub(crate) const POISON_TOKEN: u32 = VOCAB_SIZE - 2;
+/// Makes the draw fail. None of these is drawn unless a logit bias of 100 asks for it.
+pub(crate) const FAULT_TOKEN: u32 = VOCAB_SIZE - 3;
+
+/// What a KV slot stands for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Slot {
+    token: u32,
+    position: u32,
+    /// Hash of the tokens up to this one.
+    prefix: u64,
+}
+
+/// What goes wrong, in which step from 0.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    Error(u64),
+    Panic(u64),
+}
+
+/// The scripted model.
+pub(crate) struct ScriptedModel {
+    block_size: usize,
+    slots: Vec<Option<Slot>>,
+    written: HashSet<u32>,
+    steps: u64,
+    pub fault: Option<Fault>,
+    /// Waits for a word before each step, and tells when it waits.
+    pub gate: Option<(Receiver<()>, Sender<()>)>,
+}
+
+impl ScriptedModel {
+    pub fn new(num_blocks: u32, block_size: usize) -> ScriptedModel {
+        ScriptedModel {
+            block_size,
+            slots: vec![None; num_blocks as usize * block_size],
+            written: HashSet::new(),
+            steps: 0,
+            fault: None,
+            gate: None,
+        }
+    }
+
+    /// Checks the rows of one sequence against the shadow, and writes them. Returns each row's prefix hash.
+    fn run_sequence(&mut self, batch: &Batch, sequence: usize) -> Vec<u64> {
+        let rows = batch.cu_seqlens_q[sequence] as usize..batch.cu_seqlens_q[sequence + 1] as usize;
+        let context_len = batch.context_lens[sequence] as usize;
+        let width = batch.block_table_width;
+        let table = &batch.block_tables[sequence * width..][..width];
+        let slot_of = |position: usize| {
+            table[position / self.block_size] as usize * self.block_size + position % self.block_size
+        };
+        assert!(!rows.is_empty() && rows.len() <= context_len);
+        let first = context_len - rows.len();
+        let mut prefix = 0;
+        for position in 0..first {
+            let slot = self.slots[slot_of(position)].expect("a slot was never written");
+            prefix = extend(prefix, slot.token);
+            let expected = Slot { position: position as u32, prefix, ..slot };
+            assert_eq!(slot, expected, "sequence {sequence} reads another's slot at position {position}");
+        }
+        let mut prefixes = Vec::with_capacity(rows.len());
+        for (row, position) in rows.zip(first..) {
+            let (token, slot) = (batch.token_ids[row], slot_of(position));
+            assert_eq!(batch.positions[row] as usize, position);
+            assert_eq!(batch.slot_mapping[row] as usize, slot);
+            assert!(self.written.insert(slot as u32), "slot {slot} is written twice in a step");
+            prefix = extend(prefix, token);
+            self.slots[slot] = Some(Slot { token, position: position as u32, prefix });
+            prefixes.push(prefix);
+        }
+        prefixes
+    }
+}
+
+impl StepModel for ScriptedModel {
+    fn step(&mut self, batch: &Batch, output: &mut StepOutput) -> Result<(), String> {
+        if let Some((go, waiting)) = &self.gate {
+            let _ = waiting.send(());
+            let _ = go.recv();
+        }
+        match self.fault {
+            Some(Fault::Error(step)) if step == self.steps => return Err("the device is lost".into()),
+            Some(Fault::Panic(step)) if step == self.steps => panic!("the model panicked"),
+            _ => self.steps += 1,
+        }
+        self.written.clear();
+        assert_eq!(batch.cu_seqlens_q.len(), batch.num_sequences() + 1);
+        assert_eq!(batch.block_tables.len(), batch.num_sequences() * batch.block_table_width);
+        assert_eq!(batch.cu_seqlens_q.last().map(|&end| end as usize), Some(batch.num_rows()));
+        let sequences = 0..batch.num_sequences();
+        let prefixes: Vec<u64> = sequences.flat_map(|sequence| self.run_sequence(batch, sequence)).collect();
+        assert!(batch.logit_rows.is_sorted_by(|a, b| a.row < b.row), "logit rows ascend");
+        output.rows.clear();
+        output.rows.extend(batch.logit_rows.iter().map(|row| logits(row, prefixes[row.row as usize])));
+        Ok(())
+    }
+}
+
+/// Hash of a prefix and one token more.
+fn extend(prefix: u64, token: u32) -> u64 {
+    SplitMix64(prefix ^ u64::from(token)).next()
+}
+
+fn logits(row: &LogitRow, prefix: u64) -> LogitOutput {
+    let token = match &row.token {
+        LogitToken::Given(token) => *token,
+        LogitToken::Sampled(params) => draw(prefix, params),
+    };
+    let logprob = |token| -((extend(prefix, token) >> 40) as f32);
+    let logprobs = row.logprobs.map(|count| TokenLogprobs {
+        logprob: logprob(token),
+        rank: 1,
+        top: (0..count).map(|token| (token, logprob(token))).collect(),
+    });
+    LogitOutput { token, logprobs, fault: (token == FAULT_TOKEN).then_some(LogitFault::NoToken) }
+}
+
+/// Depends on everything that a draw is told.
+fn draw(prefix: u64, params: &SampleParams) -> u32 {
+    let mut word = prefix;
+    if params.temperature > 0.0 {
+        word = SplitMix64(word ^ params.seed ^ params.position).next();
+    }
+    for seen in &params.seen {
+        word = word.wrapping_add(extend(u64::from(seen.id), seen.output_count));
+    }
+    let mut token = (word % u64::from(FAULT_TOKEN)) as u32;
+    if let Some(&(favourite, _)) = params.logit_bias.iter().find(|(_, bias)| *bias >= 100.0) {
+        token = favourite;
+    }
+    while params.suppressed.contains(&token) {
+        token = (token + 1) % FAULT_TOKEN;
+    }
+    token
+}
+
+/// Token 1 is `A`, 2 is `B` and so on; those with even numbers are told to be bytes.
+pub(crate) struct ScriptedText;
+
+impl TokenDecoder for ScriptedText {
+    fn decode(&self, ids: &[u32], _: bool) -> Result<String, String> {
+        assert!(!ids.contains(&PANIC_TOKEN), "the tokenizer panicked");
+        if ids.contains(&POISON_TOKEN) {
+            return Err("the tokenizer failed".into());
+        }
+        Ok(ids.iter().filter_map(|&id| char::from_u32(0x40 + id)).collect())
+    }
+    fn is_silent(&self, id: u32, skip: bool) -> bool {
+        skip && id == END_TOKEN
+    }
+    fn is_byte(&self, id: u32) -> bool {
+        id < FAULT_TOKEN && id.is_multiple_of(2)
+    }
+}
+
+/// The size of a scripted engine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub num_blocks: u32,
+    pub block_size: usize,
+    pub max_batch_tokens: usize,
+    pub max_sequences: usize,
+    pub prefix_cache: bool,
+}
+
+impl Default for Size {
+    fn default() -> Size {
+        Size { num_blocks: 64, block_size: 4, max_batch_tokens: 64, max_sequences: 16, prefix_cache: true }
+    }
+}
+
+impl Size {
+    pub fn model(&self) -> ScriptedModel {
+        ScriptedModel::new(self.num_blocks, self.block_size)
+    }
+
+    pub fn parts(&self, model: ScriptedModel) -> CoreParts {
+        let blocks = BlockManager::new(self.num_blocks, self.block_size);
+        CoreParts {
+            model: Box::new(model),
+            rules: TextRules { decoder: Box::new(ScriptedText), end_tokens: vec![END_TOKEN] },
+            scheduler: Scheduler::new(blocks, self.max_batch_tokens, self.max_sequences),
+            prefix_cache: self.prefix_cache,
+            seeds: SplitMix64(1),
+        }
+    }
+
+    pub fn limits(&self) -> Limits {
+        Limits {
+            vocab_size: VOCAB_SIZE as usize,
+            context: 200,
+            num_kv_blocks: self.num_blocks as usize,
+            block_size: self.block_size,
+            max_waiting_requests: 8,
+        }
+    }
+}
