@@ -1,0 +1,183 @@
+//! The router, and what its handlers share.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::Request,
+    http::{StatusCode, Uri},
+    middleware,
+    routing::{MethodRouter, get, post},
+};
+use mosu::{ChatRequest, ChatTemplate, Engine};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    auth::{self, Access},
+    body::BodyLimits,
+    drain::Drain,
+    front, health,
+    metrics::{self, Metrics},
+    openai::{ApiError, chat, completions, models, params::Fields, tokenize, wire},
+};
+
+/// How to serve. [`AppOptions::default`] serves anyone, as tests do.
+#[derive(Default)]
+pub struct AppOptions {
+    /// Names that requests may call the model by; empty is the model's own.
+    pub model_names: Vec<String>,
+    /// Replaces the model's own chat template.
+    pub chat_template: Option<ChatTemplate>,
+    /// Who may ask.
+    pub access: Access,
+    /// Refuse unknown fields.
+    pub strict_params: bool,
+    /// How large and how slow a body may be.
+    pub limits: BodyLimits,
+    /// Most requests that may wait; as the engine was told.
+    pub max_waiting_requests: usize,
+}
+
+/// What the handlers share.
+pub struct App {
+    /// The engine.
+    pub engine: Engine,
+    /// Names that requests may call the model by; at least one.
+    pub model_names: Vec<String>,
+    /// When the server started, in seconds since 1970.
+    pub started: u64,
+    /// Build and model, so that a client sees when answers may change.
+    pub fingerprint: String,
+    /// How large and how slow a body may be.
+    pub limits: BodyLimits,
+    /// Most requests that may wait.
+    pub max_waiting_requests: usize,
+    /// What `/metrics` tells.
+    pub metrics: Arc<Metrics>,
+    /// Whether the server is going away.
+    pub drain: Arc<Drain>,
+    pub(crate) access: Access,
+    chat_template: Option<ChatTemplate>,
+    strict_params: bool,
+}
+
+impl App {
+    /// The state of a server in front of `engine`.
+    pub fn new(engine: Engine, options: AppOptions) -> App {
+        let info = engine.model_info();
+        let mut model_names = options.model_names;
+        if model_names.is_empty() {
+            model_names.push(info.name.clone());
+        }
+        let identity =
+            (env!("CARGO_PKG_VERSION"), &info.name, &info.architecture, info.dtype, info.parameters);
+        let digest = Sha256::digest(format!("{identity:?}"));
+        App {
+            model_names,
+            started: wire::unix_time(),
+            fingerprint: format!(
+                "fp_{}",
+                digest[..5].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+            ),
+            limits: options.limits,
+            max_waiting_requests: options.max_waiting_requests,
+            metrics: Arc::new(Metrics::new(engine.clone())),
+            drain: Arc::new(Drain::default()),
+            access: options.access,
+            chat_template: options.chat_template,
+            strict_params: options.strict_params,
+            engine,
+        }
+    }
+
+    /// The name that an answer carries: the one asked for, if it is ours, or the first when none was.
+    pub(crate) fn model_name(&self, asked: Option<String>) -> Result<String, ApiError> {
+        let asked = asked.unwrap_or_else(|| self.model_names[0].clone());
+        if self.model_names.contains(&asked) {
+            return Ok(asked);
+        }
+        let names = self.model_names.join("`, `");
+        let mut error = ApiError::new(
+            StatusCode::NOT_FOUND,
+            "model_not_found",
+            format!("the model `{asked}` is not served here; `{names}` is"),
+        );
+        error.param = Some("model".into());
+        Err(error)
+    }
+
+    /// The names of fields that nobody read; an error under `--strict-params`.
+    pub(crate) fn ignored(&self, fields: Fields) -> Result<Vec<String>, ApiError> {
+        let ignored = fields.rest();
+        match ignored.first() {
+            Some(name) if self.strict_params => {
+                Err(ApiError::field(name, "unknown_parameter", format!("`{name}` is not a known parameter")))
+            }
+            _ => Ok(ignored),
+        }
+    }
+
+    /// The tokens of a conversation. Templates place special tokens themselves.
+    pub(crate) fn tokenize_chat(
+        &self,
+        chat: &ChatRequest,
+        add_special_tokens: bool,
+    ) -> Result<Vec<u32>, ApiError> {
+        let template = self.chat_template.as_ref().or(self.engine.chat_template()).ok_or_else(|| {
+            ApiError::field(
+                "messages",
+                "no_chat_template",
+                "the model has no chat template: start the server with `--chat-template FILE`, or use /v1/completions",
+            )
+        })?;
+        let refused = |error: String| ApiError::value("messages", error);
+        let prompt = template.render(chat).map_err(|error| refused(error.to_string()))?;
+        self.engine
+            .tokenizer()
+            .encode(&prompt, add_special_tokens)
+            .map_err(|error| refused(error.to_string()))
+    }
+}
+
+/// Every route. The router is made from this table, and the test that no route is open walks it.
+pub fn routes() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
+    vec![
+        ("/v1/chat/completions", post(chat::create)),
+        ("/v1/completions", post(completions::create)),
+        ("/v1/models", get(models::list)),
+        ("/v1/models/{*id}", get(models::get)),
+        ("/tokenize", post(tokenize::tokenize)),
+        ("/detokenize", post(tokenize::detokenize)),
+        (auth::OPEN_ROUTE, get(health::health)),
+        ("/ready", get(health::ready)),
+        ("/version", get(health::version)),
+        ("/metrics", get(metrics::scrape)),
+    ]
+}
+
+/// The whole service. From the outside in: request ids and panics, then who may ask, then whether the server
+/// is going away, then the route.
+pub fn app(app: Arc<App>) -> Router {
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, handler)| router.route(path, handler))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(app.clone(), front::refuse_while_draining))
+        .layer(middleware::from_fn_with_state(app.clone(), auth::check))
+        .layer(middleware::from_fn_with_state(app.clone(), front::identify))
+        .with_state(app)
+}
+
+async fn not_found(uri: Uri) -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", format!("there is no route {}", uri.path()))
+}
+
+async fn method_not_allowed(request: Request) -> ApiError {
+    let message = format!(
+        "{} does not take {}; the Allow header has what it takes",
+        request.uri().path(),
+        request.method()
+    );
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}

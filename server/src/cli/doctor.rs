@@ -1,0 +1,154 @@
+//! `mosu doctor`: what this machine offers, and whether the model runs on it.
+
+use std::{
+    io::{self, Write},
+    time::{Duration, Instant},
+};
+
+use clap::{Args, builder::BoolishValueParser};
+use mosu::{Event, Request, StopConditions, limits};
+use serde::Serialize;
+
+use super::{
+    exit::Failure,
+    machine::Machine,
+    model_args::{self, ModelArgs},
+    terminal, units,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  mosu doctor                    this machine, and whether the demonstration model runs
+  mosu doctor -m ./Qwen3-0.6B    whether this model does
+  mosu doctor --json             for a bug report";
+
+/// `mosu doctor`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long, env = "MOSU_JSON", value_parser = BoolishValueParser::new())]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+#[derive(Serialize)]
+struct Report {
+    machine: Machine,
+    devices: [DeviceReport; 2],
+    /// Threads that the limits are of.
+    threads: usize,
+    /// Bytes a second.
+    read_bandwidth: f64,
+    /// bf16 operations a second; a multiply-add is two.
+    bf16_dot_peak: f64,
+    model: Option<ModelReport>,
+    /// Why there is no `model`.
+    model_error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct DeviceReport {
+    name: &'static str,
+    usable: bool,
+    note: &'static str,
+}
+
+const DEVICES: [DeviceReport; 2] = [
+    DeviceReport { name: "cpu", usable: true, note: "usable" },
+    DeviceReport { name: "cuda", usable: false, note: "not in this build" },
+];
+
+/// A model that was loaded and has drawn a token.
+#[derive(Serialize)]
+struct ModelReport {
+    name: String,
+    architecture: String,
+    device: String,
+    load_seconds: f64,
+    first_token_seconds: f64,
+}
+
+/// Looks, measures, and lets the model draw a token.
+///
+/// # Errors
+/// What keeps the model from running, after the rest has been printed.
+pub fn doctor(args: DoctorArgs) -> Result<(), Failure> {
+    let machine = Machine::detect();
+    let threads = args.model.threads();
+    let (model, failure) = match try_model(&args.model) {
+        Ok(model) => (Some(model), None),
+        Err(failure) => (None, Some(failure)),
+    };
+    let report = Report {
+        machine,
+        devices: DEVICES,
+        threads,
+        read_bandwidth: limits::read_bandwidth(threads),
+        bf16_dot_peak: limits::bf16_dot_peak(threads),
+        model,
+        model_error: failure.as_ref().map(Failure::to_string),
+    };
+    let text = if args.json { terminal::json(&report)? } else { terminal::table(&report.rows()) };
+    io::stdout().write_all(text.as_bytes())?;
+    failure.map_or(Ok(()), Err)
+}
+
+fn try_model(args: &ModelArgs) -> Result<ModelReport, Failure> {
+    let start = Instant::now();
+    let engine = model_args::load(args.engine_options())?;
+    let load_seconds = start.elapsed().as_secs_f64();
+    let start = Instant::now();
+    let request = Request {
+        stop: StopConditions { max_tokens: Some(1), ..StopConditions::default() },
+        ..Request::new(vec![0])
+    };
+    let failed = engine.generate(request)?.find_map(|event| match event {
+        Event::Failed(error) => Some(error),
+        _ => None,
+    });
+    let info = engine.model_info();
+    failed.map_or(Ok(()), Err)?;
+    Ok(ModelReport {
+        name: info.name.clone(),
+        architecture: info.architecture.clone(),
+        device: info.device.clone(),
+        load_seconds,
+        first_token_seconds: start.elapsed().as_secs_f64(),
+    })
+}
+
+impl Report {
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let machine = &self.machine;
+        let size = |bytes: Option<u64>| bytes.map_or("unknown".into(), units::bytes);
+        let mut rows = vec![
+            ("mosu", format!("{} for {}, {}", machine.mosu, machine.os, machine.architecture)),
+            ("CPU", machine.cpu.clone().unwrap_or("unknown".into())),
+            ("cores", machine.cores.to_string()),
+            ("features", machine.features.join(" ")),
+            ("instruction set", machine.instruction_set.into()),
+            ("memory", size(machine.memory_bytes)),
+            ("memory available", size(machine.memory_available_bytes)),
+        ];
+        rows.extend(machine.memory_limit_bytes.map(|bytes| ("memory limit", units::bytes(bytes))));
+        rows.extend(machine.huge_pages.clone().map(|chosen| ("huge pages", chosen)));
+        rows.extend(machine.open_files.map(|limit| ("open files", format!("at most {limit}"))));
+        let threads = units::count(self.threads, "thread");
+        rows.push(("read bandwidth", format!("{:.1} GB/s with {threads}", self.read_bandwidth / 1e9)));
+        rows.push(("bf16 dot peak", format!("{:.2} TFLOP/s with {threads}", self.bf16_dot_peak / 1e12)));
+        rows.extend(self.devices.iter().map(|device| (device.name, device.note.into())));
+        rows.extend(self.model.as_ref().map(|model| ("model", model.describe())));
+        rows.extend(self.model_error.clone().map(|error| ("model", error)));
+        rows
+    }
+}
+
+impl ModelReport {
+    fn describe(&self) -> String {
+        let [load, token] =
+            [self.load_seconds, self.first_token_seconds].map(Duration::from_secs_f64).map(units::duration);
+        format!("{} ({}) runs: loaded in {load}, first token after {token}", self.name, self.architecture)
+    }
+}

@@ -1,0 +1,187 @@
+//! What the generating endpoints have in common: a place in the queue, then blocking preparation, then the answer.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{extract::Request as HttpRequest, http::HeaderValue, response::Response};
+use mosu::{Admission, OutputToken, Request, RequestError};
+
+use super::{
+    ApiError,
+    generation::{Answer, Generation, Piece},
+    params::Fields,
+    sampling::{self, HARMLESS, StreamOptions},
+    sse,
+    wire::{self, Head, Usage},
+};
+use crate::{app::App, auth::Caller, body, metrics::Meter};
+
+/// A request that has its place in the queue.
+pub struct Call {
+    /// The server.
+    pub app: Arc<App>,
+    /// The JSON text.
+    pub body: String,
+    /// Who asks.
+    pub caller: Caller,
+    arrived: Instant,
+    admissions: Vec<Admission>,
+}
+
+/// A request that the engine has begun.
+pub struct Prepared<W> {
+    /// Its events.
+    pub generation: Generation,
+    /// How the endpoint answers.
+    pub writer: W,
+    /// Fields that had no effect.
+    pub ignored: Vec<String>,
+}
+
+/// How an endpoint writes its answer.
+pub trait Writer: Send + 'static {
+    /// The field that held the prompt, for errors.
+    const PROMPT: &'static str;
+    /// What was asked for.
+    fn common(&self) -> &Common;
+    /// The whole answer.
+    fn whole(self, answer: Answer) -> Response;
+    /// The lines of JSON for a part of the answer; `usage` is that so far.
+    fn chunks(&mut self, piece: Piece, usage: mosu::Usage) -> Vec<String>;
+    /// The last line, when usage was asked for.
+    fn usage_chunk(&self, usage: mosu::Usage) -> String;
+}
+
+/// Answers a request. The engine's streams are owned by this future, then by the response's body: when the
+/// client leaves, they are dropped and the engine aborts them.
+pub async fn generate<W: Writer>(
+    app: Arc<App>,
+    http: HttpRequest,
+    prepare: fn(Call) -> Result<Prepared<W>, ApiError>,
+) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    let caller = Caller::of(&http);
+    let body = body::read_json(http, &app.limits).await?;
+    // The place in the queue comes before any work, so that a full queue refuses at once.
+    let admission = app.engine.admit().map_err(|error| ApiError::from_engine(error, W::PROMPT))?;
+    let call = Call { app, body, caller, arrived, admissions: vec![admission] };
+    let Prepared { generation, writer, ignored } = blocking(move || prepare(call)).await?;
+    let response = if writer.common().stream.stream {
+        sse::respond(generation, writer)
+    } else {
+        let answer = Answer::collect(generation).await;
+        writer.whole(answer.map_err(|error| ApiError::from_engine(error, W::PROMPT))?)
+    };
+    Ok(with_ignored(response, &ignored))
+}
+
+/// Runs work that would hold up the threads that serve connections.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        tracing::error!("a request could not be prepared: {error}");
+        Err(ApiError::internal())
+    })
+}
+
+/// Lists fields that had no effect in `x-ignored-params`.
+pub fn with_ignored(mut response: Response, ignored: &[String]) -> Response {
+    const MAX_BYTES: usize = 1024;
+    if ignored.is_empty() {
+        return response;
+    }
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "_-.".contains(c) { c } else { '?' };
+    let names: String =
+        ignored.join(",").chars().map(|c| if c == ',' { c } else { plain(c) }).take(MAX_BYTES).collect();
+    if let Ok(names) = HeaderValue::from_str(&names) {
+        response.headers_mut().insert("x-ignored-params", names);
+    }
+    response
+}
+
+impl Call {
+    /// Takes places in the queue until there are `count`, one per prompt.
+    pub fn reserve(&mut self, count: usize, prompt: &str) -> Result<(), ApiError> {
+        if count > self.app.max_waiting_requests {
+            let limit = self.app.max_waiting_requests;
+            return Err(ApiError::value(
+                prompt,
+                format!("{count} prompts, but the queue holds {limit}; send fewer"),
+            ));
+        }
+        while self.admissions.len() < count {
+            let admission = self.app.engine.admit().map_err(|error| ApiError::from_engine(error, prompt))?;
+            self.admissions.push(admission);
+        }
+        Ok(())
+    }
+
+    /// Hands the requests to the engine, one per prompt.
+    pub fn start(mut self, requests: Vec<Request>, prompt: &str) -> Result<Generation, ApiError> {
+        self.reserve(requests.len(), prompt)?;
+        let n = requests.first().map_or(1, |request| request.n as usize);
+        let prompt_tokens = requests.iter().map(|request| request.prompt.len()).sum();
+        let streams: Result<Vec<_>, RequestError> = self
+            .admissions
+            .into_iter()
+            .zip(requests)
+            .map(|(admission, request)| admission.generate(request))
+            .collect();
+        let streams = streams.map_err(|error| ApiError::from_engine(error, prompt))?;
+        Ok(Generation::new(streams, n, prompt_tokens, Meter::new(&self.app.metrics, self.arrived, n)))
+    }
+}
+
+/// What both endpoints read and answer alike.
+pub struct Common {
+    /// The server.
+    pub app: Arc<App>,
+    /// Id, model and so on.
+    pub head: Head,
+    /// Whether and how to stream.
+    pub stream: StreamOptions,
+    /// Choices per prompt.
+    pub n: usize,
+    /// Tell the ids of prompt and output.
+    pub return_token_ids: bool,
+}
+
+impl Common {
+    /// Reads the fields that both endpoints have.
+    pub fn take(call: &Call, fields: &mut Fields, id_prefix: &str) -> Result<(Common, Request), ApiError> {
+        let app = &call.app;
+        let model = app.model_name(fields.text("model")?)?;
+        let mut request = sampling::request(fields, app.engine.model_info().vocab_size)?;
+        request.cache_salt = call.caller.salt(request.cache_salt);
+        let head = Head {
+            id: wire::unique_id(id_prefix),
+            created: wire::unix_time(),
+            model,
+            system_fingerprint: app.fingerprint.clone(),
+            service_tier: fields.text("service_tier")?.map(|_| "default"),
+        };
+        let common = Common {
+            app: app.clone(),
+            head,
+            stream: StreamOptions::take(fields)?,
+            n: request.n as usize,
+            return_token_ids: fields.flag("return_token_ids")?.unwrap_or(false),
+        };
+        fields.accept(HARMLESS);
+        Ok((common, request))
+    }
+
+    /// The ids, when asked for.
+    pub fn token_ids(&self, tokens: &[OutputToken]) -> Option<Vec<u32>> {
+        self.return_token_ids.then(|| tokens.iter().map(|token| token.id).collect())
+    }
+
+    /// The `usage` of a chunk that is not the last.
+    pub fn usage_so_far(&self, usage: mosu::Usage) -> Option<Option<Usage>> {
+        match self.stream {
+            StreamOptions { continuous_usage: true, .. } => Some(Some(usage.into())),
+            StreamOptions { include_usage: true, .. } => Some(None),
+            _ => None,
+        }
+    }
+}
