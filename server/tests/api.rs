@@ -157,7 +157,7 @@ async fn the_same_seed_gives_the_same_text() {
     let body = |seed: u64| {
         question(
             "Tell me a story",
-            json!({"temperature": 1.5, "seed": seed, "max_tokens": 16, "ignore_eos": true}),
+            json!({"temperature": 2.0, "seed": seed, "max_tokens": 64, "ignore_eos": true}),
         )
     };
     let text = async |seed| {

@@ -38,8 +38,8 @@ struct Shared {
     /// Number of the job, whether it is open, and how many workers are inside. A worker enters by raising the
     /// last part while the job is open; the caller closes the job and waits until nobody is inside.
     state: Line<AtomicU64>,
-    /// The next task to claim.
-    next: Line<AtomicUsize>,
+    /// Per thread: the next task to claim of those that are meant for it.
+    next: Vec<Line<AtomicUsize>>,
     /// The current job. Written by the caller while closed and empty; read by those inside.
     job: UnsafeCell<Job>,
     /// Per worker: it sleeps, or is about to.
@@ -79,7 +79,7 @@ impl ThreadPool {
         let count = threads.saturating_sub(1).min(INSIDE as usize);
         let shared = Arc::new(Shared {
             state: Line(AtomicU64::new(0)),
-            next: Line(AtomicUsize::new(0)),
+            next: (0..=count).map(|_| Line(AtomicUsize::new(0))).collect(),
             job: UnsafeCell::new(Job { closure: std::ptr::null(), call: |_, _| {}, tasks: 0 }),
             asleep: (0..count).map(|_| AtomicBool::new(false)).collect(),
             stop: AtomicBool::new(false),
@@ -98,8 +98,11 @@ impl ThreadPool {
         self.workers.len() + 1
     }
 
-    /// Calls `task` with every index below `tasks`, on all threads, in any order. Returns when all are done.
-    /// If a task panics, those not yet begun are left out and the panic goes on in the caller.
+    /// Calls `task` with every index below `tasks`, on all threads. Returns when all are done. If a task panics, those
+    /// not yet begun are left out and the panic goes on in the caller.
+    ///
+    /// Each thread runs a range of tasks in ascending order, so that it reads memory in one stream, and then helps
+    /// the others with what is left of theirs.
     pub(crate) fn run<F: Fn(usize) + Sync>(&self, tasks: usize, task: F) {
         /// # Safety
         /// `closure` points to a living `F`.
@@ -117,7 +120,9 @@ impl ThreadPool {
         let job = Job { closure: (&raw const task).cast(), call: call::<F>, tasks };
         // SAFETY: the last job is closed and empty, so no worker reads this; `turn` keeps other callers out.
         unsafe { *shared.job.get() = job };
-        shared.next.0.store(0, Ordering::Relaxed);
+        for (thread, next) in shared.next.iter().enumerate() {
+            next.0.store(shared.range(thread, tasks).start, Ordering::Relaxed);
+        }
         let closed = shared.state.0.load(Ordering::Relaxed);
         shared.state.0.store(closed + JOB + OPEN, Ordering::SeqCst);
         for (worker, asleep) in self.workers.iter().zip(&shared.asleep) {
@@ -125,7 +130,7 @@ impl ThreadPool {
                 worker.thread().unpark();
             }
         }
-        shared.work(job);
+        shared.work(job, 0);
         shared.close();
         let panic = lock(&shared.panic).take();
         drop(turn);
@@ -176,7 +181,7 @@ impl Shared {
         while let Some(state) = self.next_job(index, last_job) {
             last_job = state / JOB;
             if let Some(job) = self.enter(state) {
-                self.work(job);
+                self.work(job, index + 1);
                 self.state.0.fetch_sub(1, Ordering::Release);
             }
         }
@@ -222,23 +227,35 @@ impl Shared {
         None
     }
 
-    /// Claims and runs tasks until none is left.
-    fn work(&self, job: Job) {
-        let claim = || {
-            loop {
-                let index = self.next.0.fetch_add(1, Ordering::Relaxed);
-                if index >= job.tasks {
-                    break;
+    /// The tasks that are meant for a thread.
+    fn range(&self, thread: usize, tasks: usize) -> Range<usize> {
+        let threads = self.next.len();
+        tasks * thread / threads..tasks * (thread + 1) / threads
+    }
+
+    /// Claims and runs tasks until none is left, this thread's own first.
+    fn work(&self, job: Job, thread: usize) {
+        let threads = self.next.len();
+        let run_all = || {
+            for owner in (thread..threads).chain(0..thread) {
+                let end = self.range(owner, job.tasks).end;
+                loop {
+                    let index = self.next[owner].0.fetch_add(1, Ordering::Relaxed);
+                    if index >= end {
+                        break;
+                    }
+                    // SAFETY: the closure lives: its owner stays in `ThreadPool::run` until we have left the job.
+                    unsafe { (job.call)(job.closure, index) };
                 }
-                // SAFETY: the closure lives: its owner stays in `ThreadPool::run` until we have left the job.
-                unsafe { (job.call)(job.closure, index) };
             }
         };
         IN_TASK.set(true);
-        let result = catch_unwind(AssertUnwindSafe(claim));
+        let result = catch_unwind(AssertUnwindSafe(run_all));
         IN_TASK.set(false);
         if let Err(panic) = result {
-            self.next.0.store(job.tasks, Ordering::Relaxed);
+            for next in &self.next {
+                next.0.store(job.tasks, Ordering::Relaxed);
+            }
             lock(&self.panic).get_or_insert(panic);
         }
     }

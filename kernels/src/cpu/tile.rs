@@ -160,20 +160,16 @@ impl<W: Weight> Product<'_, W> {
     /// groups of columns, which needs fewer loads, and the next group is fetched while one is computed.
     #[inline(always)]
     fn columns<S: Simd, const M: usize, const N: usize>(&self, s: S) {
+        let k = self.input.width;
         let mut column = self.columns.start;
         if self.rows.len() > M {
-            let tiles = self.rows.len().div_ceil(M);
             while column + N <= self.columns.end {
-                let next = column + N..self.columns.end.min(column + 2 * N);
-                let mut ahead =
-                    Ahead::new(&self.weight[next.start * self.input.width..next.end * self.input.width]);
-                ahead.per_step = ahead.lines.div_ceil((self.input.width / W::STEP * tiles).max(1));
+                let mut ahead = Ahead::over(&self.weight[(column + N) * k..], N * k);
                 self.rows::<S, M, N>(s, column, &mut ahead);
                 column += N;
             }
         }
-        let rest = &self.weight[column * self.input.width..self.columns.end * self.input.width];
-        let mut ahead = Ahead::new(rest.get(STREAM_AHEAD / size_of::<W>()..).unwrap_or_default());
+        let mut ahead = Ahead::stream(&self.weight[column * k..]);
         while column < self.columns.end {
             self.rows::<S, M, 1>(s, column, &mut ahead);
             column += 1;
@@ -211,15 +207,21 @@ impl<W: Weight> Product<'_, W> {
         let weights: [&[W]; N] =
             std::array::from_fn(|n| &self.weight[(column + n) * k..(column + n + 1) * k]);
         let mut sums = [[s.splat(0.0); N]; M];
-        let whole = k / W::STEP * W::STEP;
-        for at in (0..whole).step_by(W::STEP) {
-            // SAFETY: all rows have k >= at + STEP elements.
-            unsafe { step::<S, W, M, N>(s, &mut sums, inputs, weights, at, W::STEP) };
-            ahead.fetch(s);
+        let steps = k / W::STEP;
+        let fetching = ahead.steps.min(steps);
+        for i in 0..fetching {
+            // SAFETY: all rows have k >= (i + 1) * STEP elements.
+            unsafe { step::<S, W, M, N>(s, &mut sums, inputs, weights, i * W::STEP, W::STEP) };
+            ahead.fetch::<S, N>(s);
         }
-        if whole < k {
+        ahead.steps -= fetching;
+        for i in fetching..steps {
+            // SAFETY: as above.
+            unsafe { step::<S, W, M, N>(s, &mut sums, inputs, weights, i * W::STEP, W::STEP) };
+        }
+        if !k.is_multiple_of(W::STEP) {
             // SAFETY: all rows have k elements.
-            unsafe { step::<S, W, M, N>(s, &mut sums, inputs, weights, whole, k - whole) };
+            unsafe { step::<S, W, M, N>(s, &mut sums, inputs, weights, steps * W::STEP, k % W::STEP) };
         }
         for (m, sums) in sums.into_iter().enumerate() {
             let start = (row + m) * self.out_width + self.out_column + column;
@@ -244,28 +246,38 @@ const LINE: usize = 64;
 /// both ends into the same set of a cache.
 const STREAM_AHEAD: usize = 2048;
 
-/// Cache lines to fetch ahead of their use, a few per step along K so that memory and arithmetic overlap.
+/// Lines that each step fetches of the next group of columns.
+const GROUP_LINES: usize = 2;
+
+/// Cache lines to fetch ahead of their use, a few per step along K so that memory and arithmetic overlap. A thread's
+/// next block of columns is as a rule the one after, so a block's end is no end.
 struct Ahead {
     line: *const u8,
-    lines: usize,
-    per_step: usize,
+    /// Steps that fetch.
+    steps: usize,
 }
 
 impl Ahead {
-    /// All lines of `data`, one per step.
+    /// The first `n` elements of `data`, the next group of columns.
     #[inline(always)]
-    fn new<T>(data: &[T]) -> Ahead {
-        Ahead { line: data.as_ptr().cast(), lines: size_of_val(data) / LINE, per_step: 1 }
+    fn over<T>(data: &[T], n: usize) -> Ahead {
+        let bytes = size_of_val(&data[..n.min(data.len())]);
+        Ahead { line: data.as_ptr().cast(), steps: bytes / (GROUP_LINES * LINE) }
+    }
+
+    /// What follows the place in `data` that is being read, one column at a time.
+    #[inline(always)]
+    fn stream<T>(data: &[T]) -> Ahead {
+        Ahead { line: data.as_ptr().cast::<u8>().wrapping_add(STREAM_AHEAD), steps: usize::MAX }
     }
 
     #[inline(always)]
-    fn fetch<S: Simd>(&mut self, s: S) {
-        let n = self.per_step.min(self.lines);
-        for i in 0..n {
+    fn fetch<S: Simd, const N: usize>(&mut self, s: S) {
+        let lines = if N == 1 { 1 } else { GROUP_LINES };
+        for i in 0..lines {
             s.prefetch(self.line.wrapping_add(i * LINE));
         }
-        self.line = self.line.wrapping_add(n * LINE);
-        self.lines -= n;
+        self.line = self.line.wrapping_add(lines * LINE);
     }
 }
 

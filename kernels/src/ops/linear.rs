@@ -153,7 +153,7 @@ impl Blocks {
     /// Blocks of columns only: enough of all `columns` columns for every thread to get its share, whatever the others'
     /// speed, and of enough bytes to be read at full speed.
     pub(super) fn of_columns(columns: usize, threads: usize) -> Blocks {
-        let block_columns = (columns / (8 * threads)).clamp(24, 192).next_multiple_of(12);
+        let block_columns = (columns / (16 * threads)).clamp(24, 192).next_multiple_of(12);
         Blocks { rows: 1, block_rows: 1, block_columns }
     }
 

@@ -22,8 +22,6 @@ use super::{
 };
 use crate::app::App;
 
-const PROMPT: &str = "messages";
-
 const REFUSED: &[Refused] = &[
     Refused { field: "audio", neutral: |_| false, reason: "the models answer with text" },
     Refused {
@@ -71,7 +69,8 @@ fn prepare(mut call: Call) -> Result<Prepared<Writer>, ApiError> {
     let mut fields = Fields::of_body(&body)?;
     let (common, mut request) = Common::take(&call, &mut fields, "chatcmpl-")?;
     fields.refuse(REFUSED)?;
-    request.stop.max_tokens = max_tokens(&mut fields)?;
+    let (max_tokens, max_tokens_field) = max_tokens(&mut fields)?;
+    request.stop.max_tokens = max_tokens;
     request.logprobs = logprobs(&mut fields)?;
     let chat = chat_request(&mut fields)?;
     let ignored = call.app.ignored(fields)?;
@@ -79,14 +78,23 @@ fn prepare(mut call: Call) -> Result<Prepared<Writer>, ApiError> {
     request.prompt = call.app.tokenize_chat(&chat, false)?;
     let prompt_token_ids = common.return_token_ids.then(|| request.prompt.clone());
     let writer = Writer { common, logprobs: request.logprobs.is_some(), prompt_token_ids };
-    Ok(Prepared { generation: call.start(vec![request], PROMPT)?, writer, ignored })
+    let generation = call.start(vec![request]);
+    let generation = generation
+        .map_err(|error| error.renamed("prompt", "messages").renamed("max_tokens", max_tokens_field))?;
+    Ok(Prepared { generation, writer, ignored })
 }
 
-/// `max_completion_tokens`, or its old name.
-fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
-    let range = 1..=i64::from(u32::MAX);
-    let old = fields.integer("max_tokens", range.clone())?;
-    Ok(fields.integer("max_completion_tokens", range)?.or(old).map(|tokens| tokens as usize))
+/// `max_completion_tokens` or its old name, and which of the two it was.
+fn max_tokens(fields: &mut Fields) -> Result<(Option<usize>, &'static str), ApiError> {
+    let mut take = |name| {
+        let tokens = fields.integer(name, 1..=i64::from(u32::MAX))?;
+        Ok::<_, ApiError>(tokens.map(|tokens| tokens as usize))
+    };
+    let old = take("max_tokens")?;
+    match take("max_completion_tokens")? {
+        Some(tokens) => Ok((Some(tokens), "max_completion_tokens")),
+        None => Ok((old, "max_tokens")),
+    }
 }
 
 /// `logprobs` and `top_logprobs`: how many alternatives to report, if any.
@@ -230,8 +238,6 @@ impl Writer {
 }
 
 impl endpoint::Writer for Writer {
-    const PROMPT: &'static str = PROMPT;
-
     fn common(&self) -> &Common {
         &self.common
     }

@@ -65,7 +65,7 @@ fn prepare(mut call: Call) -> Result<Prepared<Writer>, ApiError> {
     let prompts = prompts(&mut fields, call.app.engine.model_info().vocab_size)?;
     let ignored = call.app.ignored(fields)?;
 
-    call.reserve(prompts.len(), PROMPT)?;
+    call.reserve(prompts.len(), common.n)?;
     let tokenizer = call.app.engine.tokenizer();
     let prompts: Result<Vec<Prompt>, ApiError> = prompts
         .into_iter()
@@ -81,7 +81,7 @@ fn prepare(mut call: Call) -> Result<Prepared<Writer>, ApiError> {
     let offset = TextOffset::new(request.skip_special_tokens);
     let offsets = vec![offset; prompts.len() * common.n];
     let writer = Writer { common, logprobs: request.logprobs.is_some(), echo, prompts, offsets };
-    Ok(Prepared { generation: call.start(requests, PROMPT)?, writer, ignored })
+    Ok(Prepared { generation: call.start(requests)?, writer, ignored })
 }
 
 fn check_best_of(fields: &mut Fields, n: u32) -> Result<(), ApiError> {
@@ -253,8 +253,6 @@ impl Writer {
 }
 
 impl endpoint::Writer for Writer {
-    const PROMPT: &'static str = PROMPT;
-
     fn common(&self) -> &Common {
         &self.common
     }

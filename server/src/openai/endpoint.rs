@@ -39,8 +39,6 @@ pub struct Prepared<W> {
 
 /// How an endpoint writes its answer.
 pub trait Writer: Send + 'static {
-    /// The field that held the prompt, for errors.
-    const PROMPT: &'static str;
     /// What was asked for.
     fn common(&self) -> &Common;
     /// The whole answer.
@@ -62,14 +60,13 @@ pub async fn generate<W: Writer>(
     let caller = Caller::of(&http);
     let body = body::read_json(http, &app.limits).await?;
     // The place in the queue comes before any work, so that a full queue refuses at once.
-    let admission = app.engine.admit().map_err(|error| ApiError::from_engine(error, W::PROMPT))?;
+    let admission = app.engine.admit()?;
     let call = Call { app, body, caller, arrived, admissions: vec![admission] };
     let Prepared { generation, writer, ignored } = blocking(move || prepare(call)).await?;
     let response = if writer.common().stream.stream {
         sse::respond(generation, writer)
     } else {
-        let answer = Answer::collect(generation).await;
-        writer.whole(answer.map_err(|error| ApiError::from_engine(error, W::PROMPT))?)
+        writer.whole(Answer::collect(generation).await?)
     };
     Ok(with_ignored(response, &ignored))
 }
@@ -100,26 +97,26 @@ pub fn with_ignored(mut response: Response, ignored: &[String]) -> Response {
 }
 
 impl Call {
-    /// Takes places in the queue until there are `count`, one per prompt.
-    pub fn reserve(&mut self, count: usize, prompt: &str) -> Result<(), ApiError> {
-        if count > self.app.max_waiting_requests {
-            let limit = self.app.max_waiting_requests;
-            return Err(ApiError::value(
-                prompt,
-                format!("{count} prompts, but the queue holds {limit}; send fewer"),
-            ));
+    /// Takes a place in the queue for every prompt. More choices than the queue can ever hold are refused for good.
+    pub fn reserve(&mut self, prompts: usize, n: usize) -> Result<(), ApiError> {
+        let (choices, limit) = (prompts.saturating_mul(n), self.app.max_waiting_requests);
+        if choices > limit {
+            let field = if prompts > 1 { "prompt" } else { "n" };
+            let message = format!(
+                "{prompts} prompts with {n} choices each, but the queue holds {limit}; ask for fewer"
+            );
+            return Err(ApiError::value(field, message));
         }
-        while self.admissions.len() < count {
-            let admission = self.app.engine.admit().map_err(|error| ApiError::from_engine(error, prompt))?;
-            self.admissions.push(admission);
+        while self.admissions.len() < prompts {
+            self.admissions.push(self.app.engine.admit()?);
         }
         Ok(())
     }
 
     /// Hands the requests to the engine, one per prompt.
-    pub fn start(mut self, requests: Vec<Request>, prompt: &str) -> Result<Generation, ApiError> {
-        self.reserve(requests.len(), prompt)?;
+    pub fn start(mut self, requests: Vec<Request>) -> Result<Generation, ApiError> {
         let n = requests.first().map_or(1, |request| request.n as usize);
+        self.reserve(requests.len(), n)?;
         let prompt_tokens = requests.iter().map(|request| request.prompt.len()).sum();
         let streams: Result<Vec<_>, RequestError> = self
             .admissions
@@ -127,8 +124,7 @@ impl Call {
             .zip(requests)
             .map(|(admission, request)| admission.generate(request))
             .collect();
-        let streams = streams.map_err(|error| ApiError::from_engine(error, prompt))?;
-        Ok(Generation::new(streams, n, prompt_tokens, Meter::new(&self.app.metrics, self.arrived, n)))
+        Ok(Generation::new(streams?, n, prompt_tokens, Meter::new(&self.app.metrics, self.arrived, n)))
     }
 }
 

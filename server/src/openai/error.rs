@@ -79,34 +79,12 @@ impl ApiError {
         error
     }
 
-    /// What the engine said, in the words of the API. `prompt` is the field that held the prompt.
-    pub fn from_engine(error: RequestError, prompt: &str) -> ApiError {
-        let message = error.to_string();
-        match error {
-            RequestError::Invalid { field, message } => ApiError::value(api_field(field, prompt), message),
-            RequestError::ContextLength { .. } | RequestError::CacheTooSmall { .. } => {
-                ApiError::field(prompt, "context_length_exceeded", message)
-            }
-            RequestError::Overloaded { .. } => {
-                let mut error =
-                    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "server_is_overloaded", message);
-                error.retry_after = Some(RETRY_AFTER_SECONDS);
-                error
-            }
-            RequestError::ShuttingDown => ApiError::shutting_down(),
-            RequestError::Internal(_) => {
-                tracing::error!("{message}");
-                ApiError::internal()
-            }
-            RequestError::Fatal(_) => {
-                tracing::error!("{message}");
-                ApiError::new(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "engine_failed",
-                    "the engine failed and must be started again",
-                )
-            }
+    /// The same, with the name that the client used for a field.
+    pub fn renamed(mut self, from: &str, to: &str) -> ApiError {
+        if self.param.as_deref() == Some(from) {
+            self.param = Some(to.into());
         }
+        self
     }
 
     /// The error object.
@@ -138,10 +116,45 @@ fn shortened(mut text: String, max_chars: usize) -> String {
     text
 }
 
-/// The engine's name of a field, `sampling.top_p`, in the words of the API.
-fn api_field<'a>(field: &'a str, prompt: &'a str) -> &'a str {
+/// What the engine said, in the words of the API.
+impl From<RequestError> for ApiError {
+    fn from(error: RequestError) -> ApiError {
+        let message = error.to_string();
+        match error {
+            RequestError::Invalid { field, message } => ApiError::value(api_field(field), message),
+            RequestError::ContextLength { prompt_tokens, context, .. } => {
+                let field = if prompt_tokens < context { "max_tokens" } else { "prompt" };
+                ApiError::field(field, "context_length_exceeded", message)
+            }
+            RequestError::CacheTooSmall { .. } => {
+                ApiError::field("prompt", "context_length_exceeded", message)
+            }
+            RequestError::Overloaded { .. } => {
+                let mut error =
+                    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "server_is_overloaded", message);
+                error.retry_after = Some(RETRY_AFTER_SECONDS);
+                error
+            }
+            RequestError::ShuttingDown => ApiError::shutting_down(),
+            RequestError::Internal(_) => {
+                tracing::error!("{message}");
+                ApiError::internal()
+            }
+            RequestError::Fatal(_) => {
+                tracing::error!("{message}");
+                ApiError::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "engine_failed",
+                    "the engine failed and must be started again",
+                )
+            }
+        }
+    }
+}
+
+/// The API's name of a field that the engine calls `sampling.top_p`.
+fn api_field(field: &str) -> &str {
     match field {
-        "prompt" => prompt,
         "stop.strings" => "stop",
         "stop.token_ids" => "stop_token_ids",
         _ => field.rsplit('.').next().unwrap_or(field),
@@ -196,12 +209,23 @@ mod tests {
     fn engine_fields_have_api_names() {
         let refused = |field| {
             let error = RequestError::Invalid { field, message: "no".into() };
-            ApiError::from_engine(error, "messages").param.unwrap()
+            ApiError::from(error).renamed("prompt", "messages").param.unwrap()
         };
         assert_eq!(refused("sampling.top_p"), "top_p");
         assert_eq!(refused("stop.strings"), "stop");
         assert_eq!(refused("prompt"), "messages");
         assert_eq!(refused("n"), "n");
+    }
+
+    #[test]
+    fn a_context_that_is_too_small_names_what_is_too_large() {
+        let refused = |prompt_tokens, max_tokens| {
+            ApiError::from(RequestError::ContextLength { prompt_tokens, max_tokens, context: 100 })
+                .param
+                .unwrap()
+        };
+        assert_eq!(refused(100, 1), "prompt");
+        assert_eq!(refused(99, 2), "max_tokens");
     }
 
     #[test]
@@ -214,7 +238,7 @@ mod tests {
     #[test]
     fn overload_says_when_to_come_back() {
         let error = RequestError::Overloaded { waiting: 3, limit: 3, unit: "requests" };
-        let response = ApiError::from_engine(error, "prompt").into_response();
+        let response = ApiError::from(error).into_response();
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["retry-after"], "2");
     }

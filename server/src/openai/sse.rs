@@ -62,7 +62,7 @@ impl<W: Writer> Stream<W> {
                 return;
             }
             Some(Err(error)) => {
-                let error = ApiError::from_engine(error, W::PROMPT);
+                let error = ApiError::from(error);
                 self.ready.push_back(line(&error.body()));
             }
             None if self.writer.common().stream.include_usage => {

@@ -31,7 +31,8 @@ Examples:
 Prompts are random and differ each time. First a batch of prompts is computed: prefill tokens/s, and TTFT, from
 sending the batch to each sequence's first token. Then the same prompts are continued: tokens/s and ITL (the time
 between two tokens) while all sequences run. Figures are medians of the repeats, with the lowest and the highest.
-Limits are measured before and after; the share of decode counts the weights that one token needs, once a step.";
+Limits are measured before and after. The share of prefill counts the multiplications of a token with the layers'
+weights, that of decode the bytes of the weights that one token needs, once a step; neither counts attention.";
 
 /// What stands on the terminal meanwhile.
 pub const BAR: &str = "measuring {wide_bar} {pos}/{len}, {msg}";

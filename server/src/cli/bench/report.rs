@@ -114,10 +114,13 @@ impl Run {
         let peak = (before.bf16_dot_peak + after.bf16_dot_peak) / 2.0;
         let steps_per_second = decode.median / batch as f64;
         let bf16 = info.dtype == DType::BF16;
+        // A prompt's logits are computed for its last token only.
+        let output_projection = (info.spec.vocab_size * info.spec.hidden_size) as u64;
+        let prefill_flops = 2.0 * info.active_parameters.saturating_sub(output_projection) as f64;
         Run {
             batch,
             prefill_tokens_per_second: prefill,
-            prefill_share: bf16.then(|| 2.0 * info.active_parameters as f64 * prefill.median / peak),
+            prefill_share: bf16.then(|| prefill_flops * prefill.median / peak),
             ttft_seconds: figure(&|repeat| quantile(repeat.ttft.clone(), 0.5)),
             decode_tokens_per_second: decode,
             decode_tokens_per_second_per_sequence: figure(&|repeat| repeat.decode_rate / batch as f64),
