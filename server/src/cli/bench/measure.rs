@@ -45,23 +45,12 @@ impl<'a> Workload<'a> {
         Ok(Workload { engine, prompt_tokens, output_tokens, random: Random(seed), runtime })
     }
 
-    /// Measures a batch.
+    /// Measures a batch: computes new prompts, then continues them. By then their KV blocks are cached, so that all
+    /// sequences begin to decode together.
     ///
     /// # Errors
     /// What the engine refuses, or when the answers are too short to be measured.
     pub fn repeat(&mut self, batch: usize) -> Result<Repeat, Failure> {
-        if let Some(repeat) = self.attempt(batch)? {
-            return Ok(repeat);
-        }
-        let batch = units::count(batch, "sequence");
-        Err(Failure::Usage(format!(
-            "the answers are too short to measure {batch} at once: raise --output-tokens"
-        )))
-    }
-
-    /// Computes a batch of new prompts, then continues them. By then their KV blocks are cached, so that all
-    /// sequences begin to decode together. `None` when their answers are too short for that.
-    fn attempt(&mut self, batch: usize) -> Result<Option<Repeat>, Failure> {
         let vocab_size = self.engine.model_info().vocab_size as u64;
         let random = &mut self.random;
         let mut prompt = || (0..self.prompt_tokens).map(|_| random.below(vocab_size) as u32).collect();
@@ -71,8 +60,13 @@ impl<'a> Workload<'a> {
         let ttft: Vec<f64> = first_tokens.iter().flatten().map(|&time| (time - sent).as_secs_f64()).collect();
         let slowest = ttft.iter().copied().fold(0.0, f64::max);
         let prefill_rate = (batch * self.prompt_tokens) as f64 / slowest;
-        let decode = decode_figures(&tokens);
-        Ok(decode.map(|(decode_rate, itl)| Repeat { prefill_rate, ttft, decode_rate, itl }))
+        let (decode_rate, itl) = decode_figures(&tokens).ok_or_else(|| {
+            let batch = units::count(batch, "sequence");
+            Failure::Usage(format!(
+                "the answers are too short to measure {batch} at once: raise --output-tokens"
+            ))
+        })?;
+        Ok(Repeat { prefill_rate, ttft, decode_rate, itl })
     }
 
     /// Sends all prompts at once. Returns when, and the times of each sequence's tokens.
