@@ -1,12 +1,12 @@
 //! An accepted request: its choices, their text, and what its caller has been told.
 
-use std::{iter, mem};
+use std::{iter, mem, sync::Arc};
 
 use mosu_models::{LogitOutput, LogitRow, LogitToken, SampleParams, TokenLogprobs};
 
 use crate::{
     Event, Finish, OutputToken, PromptInfo, Request, StopConditions, Usage,
-    detokenizer::{Detokenizer, TokenDecoder},
+    detokenizer::{Detokenizer, TokenPieces},
     prefix_hash::PrefixScope,
     queue::Place,
     sampling::Sampler,
@@ -27,7 +27,7 @@ pub(crate) struct Submission {
 
 /// What the engine knows about every request's text.
 pub(crate) struct TextRules {
-    pub decoder: Box<dyn TokenDecoder>,
+    pub tokens: Arc<dyn TokenPieces>,
     /// The model's end tokens.
     pub end_tokens: Vec<u32>,
 }
@@ -159,7 +159,7 @@ impl ActiveRequest {
     /// Takes a step's results for one of its sequences, of which the step's tokens are computed.
     ///
     /// # Errors
-    /// Why the model or the tokenizer could not serve it.
+    /// Why the model could not serve it.
     pub fn advance<'a>(
         &mut self,
         sequence: &mut Sequence,
@@ -184,7 +184,7 @@ impl ActiveRequest {
         sequence.max_cached = self.max_cached(sequence.id.choice);
         if let Some((lent, token)) = drawn {
             sequence.tokens.push(token.id);
-            emit(self.accept_token(sequence.id.choice, lent, token, rules)?);
+            emit(self.accept_token(sequence.id.choice, lent, token, rules));
         }
         Ok(())
     }
@@ -219,7 +219,7 @@ impl ActiveRequest {
         let number = self.choices.len() as u32;
         self.choices.push(Choice {
             sampler: Sampler::new(sampling, stop, &rules.end_tokens, prompt, self.seed, number),
-            detokenizer: Detokenizer::new(*skip_special_tokens),
+            detokenizer: Detokenizer::new(*skip_special_tokens, rules.tokens.joining()),
             stop: StopMatcher::new(&stop.strings, stop.include_stop_string),
             num_tokens: 0,
             finished: false,
@@ -232,16 +232,16 @@ impl ActiveRequest {
         lent: SampleParams,
         token: OutputToken,
         rules: &TextRules,
-    ) -> Result<Event, String> {
+    ) -> Event {
         let choice = &mut self.choices[index as usize];
         choice.sampler.restore(lent);
         choice.sampler.observe(token.id);
         choice.num_tokens += 1;
         self.usage.completion_tokens += 1;
-        let (text, finish) = choice.extend_text(token.id, &self.request.stop, self.max_tokens, rules)?;
+        let (text, finish) = choice.extend_text(token.id, &self.request.stop, self.max_tokens, rules);
         choice.finished = finish.is_some();
         self.num_finished += u32::from(choice.finished);
-        Ok(Event::Output { index, text, tokens: vec![token], finish })
+        Event::Output { index, text, tokens: vec![token], finish }
     }
 }
 
@@ -253,32 +253,30 @@ impl Choice {
         stop: &StopConditions,
         max_tokens: usize,
         rules: &TextRules,
-    ) -> Result<(String, Option<Finish>), String> {
+    ) -> (String, Option<Finish>) {
         let end = end_token(id, stop, &rules.end_tokens);
         let has_text = end.is_none() || stop.include_stop_string;
         let finish = end.or((self.num_tokens == max_tokens).then_some(Finish::Length));
         // The text of the first `min_tokens` tokens ends nothing.
         let searched = self.stop.is_needed() && self.num_tokens > stop.min_tokens;
 
-        let decoder = &*rules.decoder;
-        let mut text = if has_text { self.detokenizer.push(id, decoder)? } else { String::new() };
-        if finish.is_some() || (searched && self.byte_run_stops(decoder)?) {
-            text += &self.detokenizer.flush(decoder)?;
+        let mut text = if has_text { self.detokenizer.push(id, &*rules.tokens) } else { String::new() };
+        if finish.is_some() || (searched && self.byte_run_stops()) {
+            text += &self.detokenizer.flush();
         }
         if !searched {
-            return Ok((text, finish));
+            return (text, finish);
         }
         match self.stop.push(text) {
-            (text, Some(found)) => Ok((text, Some(Finish::StopString(found)))),
-            (text, None) if finish.is_some() => Ok((text + &self.stop.flush(), finish)),
-            (text, None) => Ok((text, None)),
+            (text, Some(found)) => (text, Some(Finish::StopString(found))),
+            (text, None) if finish.is_some() => (text + &self.stop.flush(), finish),
+            (text, None) => (text, None),
         }
     }
 
     /// A stop string is complete in a run of byte tokens: it need not wait for the run's end.
-    fn byte_run_stops(&self, decoder: &dyn TokenDecoder) -> Result<bool, String> {
-        let run = self.detokenizer.unfinished_run(decoder)?;
-        Ok(run.is_some_and(|run| self.stop.would_find(&run)))
+    fn byte_run_stops(&self) -> bool {
+        self.detokenizer.unfinished_run().is_some_and(|run| self.stop.would_find(&run))
     }
 }
 

@@ -18,7 +18,6 @@ use crate::{
     block_manager::BlockManager,
     core::{CoreParts, StepModel},
     engine_thread::EngineThread,
-    model_tokens::ModelTokens,
     sampling::SplitMix64,
     scheduler::Scheduler,
     validate::Limits,
@@ -223,7 +222,7 @@ impl EngineOptions {
         Ok(CoreParts {
             model: Box::new(model),
             rules: TextRules {
-                decoder: Box::new(ModelTokens::new(Arc::clone(tokenizer))),
+                tokens: Arc::<Tokenizer>::clone(tokenizer),
                 end_tokens: info.eos_token_ids.clone(),
             },
             scheduler: Scheduler::new(blocks, self.max_batch_tokens, self.max_sequences),

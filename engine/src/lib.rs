@@ -30,7 +30,6 @@ mod detokenizer;
 mod engine;
 mod engine_thread;
 mod free_list;
-mod model_tokens;
 mod prefix_hash;
 mod queue;
 mod request;

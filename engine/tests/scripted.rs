@@ -3,18 +3,22 @@
 
 use std::{
     collections::HashSet,
-    sync::mpsc::{Receiver, Sender},
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender},
+    },
 };
 
 use mosu_models::{
-    Batch, LogitFault, LogitOutput, LogitRow, LogitToken, SampleParams, StepOutput, TokenLogprobs,
+    Batch, Joining, LogitFault, LogitOutput, LogitRow, LogitToken, SampleParams, StepOutput, TokenLogprobs,
+    TokenPiece,
 };
 
 use crate::{
     active_request::TextRules,
     block_manager::BlockManager,
     core::{CoreParts, StepModel},
-    detokenizer::TokenDecoder,
+    detokenizer::TokenPieces,
     sampling::SplitMix64,
     scheduler::Scheduler,
     validate::Limits,
@@ -25,10 +29,8 @@ pub(crate) const VOCAB_SIZE: u32 = 32;
 pub(crate) const END_TOKEN: u32 = 0;
 /// Makes the tokenizer panic.
 pub(crate) const PANIC_TOKEN: u32 = VOCAB_SIZE - 1;
-/// Makes the tokenizer fail.
-pub(crate) const POISON_TOKEN: u32 = VOCAB_SIZE - 2;
 /// Makes the draw fail. None of these is drawn unless a logit bias of 100 asks for it.
-pub(crate) const FAULT_TOKEN: u32 = VOCAB_SIZE - 3;
+pub(crate) const FAULT_TOKEN: u32 = VOCAB_SIZE - 2;
 
 /// What a KV slot stands for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -166,19 +168,17 @@ fn draw(prefix: u64, params: &SampleParams) -> u32 {
 /// Token 1 is `A`, 2 is `B` and so on; those with even numbers are told to be bytes.
 pub(crate) struct ScriptedText;
 
-impl TokenDecoder for ScriptedText {
-    fn decode(&self, ids: &[u32], _: bool) -> Result<String, String> {
-        assert!(!ids.contains(&PANIC_TOKEN), "the tokenizer panicked");
-        if ids.contains(&POISON_TOKEN) {
-            return Err("the tokenizer failed".into());
-        }
-        Ok(ids.iter().filter_map(|&id| char::from_u32(0x40 + id)).collect())
+const LETTERS: &[u8; VOCAB_SIZE as usize] = br"@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\]^_";
+
+impl TokenPieces for ScriptedText {
+    fn joining(&self) -> Joining {
+        Joining::BYTE_FALLBACK
     }
-    fn is_silent(&self, id: u32, skip: bool) -> bool {
-        skip && id == END_TOKEN
-    }
-    fn is_byte(&self, id: u32) -> bool {
-        id < FAULT_TOKEN && id.is_multiple_of(2)
+    fn piece(&self, id: u32) -> Option<TokenPiece<'_>> {
+        assert!(id != PANIC_TOKEN, "the tokenizer panicked");
+        let is_byte = id < FAULT_TOKEN && id.is_multiple_of(2);
+        let bytes = LETTERS.chunks(1).nth(id as usize)?;
+        Some(TokenPiece { bytes, is_byte, is_special: id == END_TOKEN })
     }
 }
 
@@ -207,7 +207,7 @@ impl Size {
         let blocks = BlockManager::new(self.num_blocks, self.block_size);
         CoreParts {
             model: Box::new(model),
-            rules: TextRules { decoder: Box::new(ScriptedText), end_tokens: vec![END_TOKEN] },
+            rules: TextRules { tokens: Arc::new(ScriptedText), end_tokens: vec![END_TOKEN] },
             scheduler: Scheduler::new(blocks, self.max_batch_tokens, self.max_sequences),
             prefix_cache: self.prefix_cache,
             seeds: SplitMix64(1),

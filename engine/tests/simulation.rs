@@ -18,7 +18,7 @@ use crate::{
     core::Core,
     queue::Queue,
     sampling::SplitMix64,
-    scripted::{FAULT_TOKEN, POISON_TOKEN, Size},
+    scripted::{FAULT_TOKEN, PANIC_TOKEN, Size},
     sequence::RequestId,
     validate::{Limits, validate},
 };
@@ -177,7 +177,7 @@ impl Episode {
         if request.prompt_logprobs.is_some() && dice.one_in(3) {
             (request.stop.max_tokens, request.stop.min_tokens) = (Some(0), 0);
         } else if dice.one_in(30) {
-            request.sampling.logit_bias = vec![([FAULT_TOKEN, POISON_TOKEN][dice.up_to(1)], 100.0)];
+            request.sampling.logit_bias = vec![([FAULT_TOKEN, PANIC_TOKEN][dice.up_to(1)], 100.0)];
         }
         self.submit(request);
     }

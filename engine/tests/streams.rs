@@ -17,7 +17,7 @@ use mosu_models::LogitFault;
 use crate::{
     Event, Finish, GenerationStream, Request, RequestError, Stats, Usage,
     engine_thread::EngineThread,
-    scripted::{FAULT_TOKEN, Fault, PANIC_TOKEN, POISON_TOKEN, ScriptedModel, Size},
+    scripted::{FAULT_TOKEN, Fault, PANIC_TOKEN, ScriptedModel, Size},
 };
 
 fn start_with(size: Size, change: impl FnOnce(&mut ScriptedModel)) -> Arc<EngineThread> {
@@ -357,11 +357,7 @@ fn a_fault_in_one_request_leaves_the_others_as_they_were() {
     };
     let undisturbed = run(&start());
     let no_token = LogitFault::NoToken.to_string();
-    let faults = [
-        (PANIC_TOKEN, "the tokenizer panicked"),
-        (POISON_TOKEN, "the tokenizer failed"),
-        (FAULT_TOKEN, no_token.as_str()),
-    ];
+    let faults = [(PANIC_TOKEN, "the tokenizer panicked"), (FAULT_TOKEN, no_token.as_str())];
     for (token, message) in faults {
         let engine = start();
         let mut bad = request(&[9], 20);

@@ -43,4 +43,4 @@ pub use mosu_kernels::{
 };
 pub use source::ModelSource;
 pub use spec::{AttentionSpec, DecoderSpec, FfnSpec, LayerSpec, Mask, MoeSpec, RopeScaling, RopeSpec};
-pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError};
+pub use tokenizer::{Joining, SpecialTokens, TextJoiner, TokenPiece, Tokenizer, TokenizerError};

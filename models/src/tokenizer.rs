@@ -1,18 +1,25 @@
 //! Text to token ids and back: a tokenizer.json, run by the `tokenizers` library.
 
+mod byte_level;
+mod decoder_json;
+mod joining;
 mod special_tokens;
 #[cfg(test)]
 mod tests;
-mod token_bytes;
+mod token_table;
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use self::token_bytes::Spelling;
+use self::{decoder_json::DecoderRules, token_table::TokenTable};
 use crate::{LoadError, ModelSource, source::MAX_TOKENIZER_BYTES};
 
-pub use self::special_tokens::SpecialTokens;
+pub use self::{
+    joining::{Joining, TextJoiner},
+    special_tokens::SpecialTokens,
+    token_table::TokenPiece,
+};
 
 const FILE: &str = "tokenizer.json";
 
@@ -49,7 +56,8 @@ pub enum TokenizerError {
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    spelling: Spelling,
+    table: TokenTable,
+    joining: Joining,
 }
 
 impl Tokenizer {
@@ -71,7 +79,7 @@ impl Tokenizer {
     /// As [`Tokenizer::from_bytes`]; nothing that a caller does can cause one.
     pub fn of_bytes() -> Result<Tokenizer, LoadError> {
         let vocab: Map<String, Value> =
-            token_bytes::alphabet().map(|(c, byte)| (c.into(), byte.into())).collect();
+            byte_level::alphabet().map(|(c, byte)| (c.into(), byte.into())).collect();
         let byte_level =
             json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
         let tokenizer = json!({
@@ -91,8 +99,10 @@ impl Tokenizer {
             tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| broken(error.to_string()))?;
         inner.with_truncation(None).map_err(|error| broken(error.to_string()))?;
         inner.with_padding(None);
-        let spelling = Spelling::of(&inner).map_err(|error| broken(error.to_string()))?;
-        Ok(Tokenizer { inner, spelling })
+        let decoder = serde_json::to_value(inner.get_decoder()).map_err(|error| broken(error.to_string()))?;
+        let rules = DecoderRules::read(&decoder).map_err(broken)?;
+        let table = rules.table(&inner).map_err(broken)?;
+        Ok(Tokenizer { inner, table, joining: rules.joining })
     }
 
     /// The ids of `text`. Names of special tokens in the text become those tokens. `add_special_tokens` adds what
@@ -107,32 +117,42 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::UnknownId`] when an id has no token.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TokenizerError> {
-        if let Some(&id) = ids.iter().find(|&&id| self.inner.id_to_token(id).is_none()) {
-            return Err(TokenizerError::UnknownId { id });
+        let mut joiner = TextJoiner::new(self.joining);
+        let mut text = String::new();
+        for &id in ids {
+            let piece = self.piece(id).ok_or(TokenizerError::UnknownId { id })?;
+            if !(skip_special_tokens && piece.is_special) {
+                joiner.push(piece, &mut text);
+            }
         }
-        self.inner.decode(ids, skip_special_tokens).map_err(failed)
+        joiner.flush(&mut text);
+        Ok(text)
+    }
+
+    /// How the pieces of tokens become text: what a [`TextJoiner`] needs.
+    pub fn joining(&self) -> Joining {
+        self.joining
+    }
+
+    /// The token's share of a text; `None` when no token has this id. A word that begins with a space keeps it,
+    /// though decoding drops it at the beginning of a text.
+    pub fn piece(&self, id: u32) -> Option<TokenPiece<'_>> {
+        self.table.get(id)
     }
 
     /// The token's bytes as text, with U+FFFD where a character is incomplete.
     pub fn token_text(&self, id: u32) -> Option<String> {
-        self.token_bytes(id).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        self.piece(id).map(|piece| String::from_utf8_lossy(piece.bytes).into_owned())
     }
 
-    /// The bytes that the token stands for inside a text. A word that begins with a space keeps it, though decoding
-    /// strips it at the beginning of a text.
-    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
-        let token = self.inner.id_to_token(id)?;
-        match self.spelling {
-            Spelling::ByteLevel => Some(token_bytes::byte_level(&token)),
-            Spelling::Metaspace => Some(token_bytes::metaspace(&token)),
-            Spelling::Other => self.inner.decode(&[id], false).ok().map(String::into_bytes),
-        }
+    /// The bytes that the token stands for inside a text.
+    pub fn token_bytes(&self, id: u32) -> Option<&[u8]> {
+        self.piece(id).map(|piece| piece.bytes)
     }
 
     /// Whether the token is control rather than text.
     pub fn is_special(&self, id: u32) -> bool {
-        let added = self.inner.get_added_vocabulary();
-        added.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+        self.piece(id).is_some_and(|piece| piece.is_special)
     }
 
     /// The id of a token, spelled as in tokenizer.json.
@@ -142,7 +162,7 @@ impl Tokenizer {
 
     /// How many tokens there are, added ones included.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.table.len()
     }
 }
 

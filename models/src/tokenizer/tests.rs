@@ -59,8 +59,10 @@ fn token_bytes_join_to_the_text() {
             if text.contains(['<', '▁', '\u{301}']) || text.is_empty() {
                 continue;
             }
-            let bytes: Vec<u8> =
-                ids(&case["ids"]).iter().flat_map(|&id| tokenizer.token_bytes(id).unwrap()).collect();
+            let bytes: Vec<u8> = ids(&case["ids"])
+                .iter()
+                .flat_map(|&id| tokenizer.token_bytes(id).unwrap().to_vec())
+                .collect();
             assert_eq!(String::from_utf8(bytes).unwrap(), format!("{prefix}{text}"));
         }
     }
@@ -135,6 +137,60 @@ fn the_stand_in_has_a_token_for_each_byte() {
     let ids: Vec<u32> = text.bytes().map(u32::from).collect();
     assert_eq!(tokenizer.encode(text, true).unwrap(), ids);
     assert_eq!(tokenizer.decode(&ids, true).unwrap(), text);
-    assert_eq!((tokenizer.vocab_size(), tokenizer.token_bytes(0xe6)), (256, Some(vec![0xe6])));
+    assert_eq!((tokenizer.vocab_size(), tokenizer.token_bytes(0xe6)), (256, Some(&[0xe6][..])));
     assert_eq!(tokenizer.token_bytes(256), None);
+}
+
+/// A generator of test input (Steele, Lea and Flood 2014).
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((word ^ (word >> 31)) % end as u64) as usize
+    }
+
+    /// Ids of which bytes, words and special tokens are all frequent; most are no text.
+    fn ids(&mut self, vocab_size: usize) -> Vec<u32> {
+        let (low, high) = [(0, vocab_size), (0, 8), (0, 260), (vocab_size - 8, vocab_size)][self.below(4)];
+        let len = 1 + self.below(40);
+        (0..len).map(|_| (low + self.below(high - low)) as u32).collect()
+    }
+}
+
+/// A tokenizer of the tests with another decoder.
+fn with_decoder(decoder: Value) -> Tokenizer {
+    let bytes = std::fs::read(directory("byte_fallback/tokenizer.json")).unwrap();
+    let mut file: Value = serde_json::from_slice(&bytes).unwrap();
+    file["decoder"] = decoder;
+    Tokenizer::from_bytes(file.to_string().as_bytes(), Path::new("tokenizer.json")).unwrap()
+}
+
+/// Whatever the tokens: as the library, which looks at all of them at once.
+#[test]
+fn decodes_as_the_library() {
+    let metaspace =
+        |scheme| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true});
+    let replace = json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "});
+    let gemma =
+        json!({"type": "Sequence", "decoders": [replace, {"type": "ByteFallback"}, {"type": "Fuse"}]});
+    let tokenizers = [
+        Tokenizer::load(&ModelSource::Demo).unwrap(),
+        load("byte_level").0,
+        load("byte_fallback").0,
+        with_decoder(metaspace("always")),
+        with_decoder(metaspace("never")),
+        with_decoder(gemma),
+    ];
+    for tokenizer in tokenizers {
+        let mut random = SplitMix64(5);
+        for round in 0..2000 {
+            let ids = random.ids(tokenizer.vocab_size());
+            let skip = round % 2 == 0;
+            let expected = tokenizer.inner.decode(&ids, skip).unwrap();
+            assert_eq!(tokenizer.decode(&ids, skip).unwrap(), expected, "{ids:?}");
+        }
+    }
 }

@@ -36,7 +36,7 @@ impl ChatToken {
         let candidate = |id, logprob: f32| Candidate {
             token: token_string(id, tokenizer),
             logprob: logprob.max(FLOOR),
-            bytes: tokenizer.token_bytes(id),
+            bytes: tokenizer.token_bytes(id).map(<[u8]>::to_vec),
         };
         ChatToken {
             token: candidate(id, logprobs.logprob),
@@ -124,12 +124,12 @@ impl Serialize for Alternatives {
 
 /// A token's text. Bytes that are no text alone are written as `bytes:\xe4\xbd`, so that no two tokens look alike.
 pub fn token_string(id: u32, tokenizer: &Tokenizer) -> String {
-    match tokenizer.token_bytes(id).map(String::from_utf8) {
-        Some(Ok(text)) => text,
-        Some(Err(partial)) => {
-            let escaped: String = partial.as_bytes().iter().map(|byte| format!("\\x{byte:02x}")).collect();
+    let Some(bytes) = tokenizer.token_bytes(id) else { return format!("token_id:{id}") };
+    match str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => {
+            let escaped: String = bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect();
             format!("bytes:{escaped}")
         }
-        None => tokenizer.token_text(id).unwrap_or_else(|| format!("token_id:{id}")),
     }
 }
