@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, sync::Arc};
 
 use crate::{
-    KernelError, Result,
+    CudaDevice, KernelError, Result,
     cpu::{Isa, ThreadPool},
 };
 
@@ -12,6 +12,8 @@ use crate::{
 pub enum Device {
     /// The processor.
     Cpu(Arc<CpuDevice>),
+    /// A GPU.
+    Cuda(Arc<CudaDevice>),
 }
 
 /// The processor: a pool of threads and the instruction set that its ops use.
@@ -29,40 +31,62 @@ impl Device {
 
     /// The processor restricted to an instruction set; for tests and measurements.
     pub fn cpu_with_isa(threads: Option<NonZeroUsize>, isa: Isa) -> Device {
-        let all = std::thread::available_parallelism();
-        let threads = threads.or(all.ok()).map_or(1, NonZeroUsize::get);
-        Device::Cpu(Arc::new(CpuDevice { pool: ThreadPool::new(threads), isa }))
+        Device::Cpu(Arc::new(CpuDevice::new(threads, isa)))
     }
 
-    /// A device from its name on the command line: `cpu`.
+    /// The GPU with this number.
     ///
     /// # Errors
-    /// [`KernelError::Device`] for a name that this build does not know.
+    /// As [`CudaDevice::open`].
+    pub fn cuda(ordinal: u32) -> Result<Device> {
+        Ok(Device::Cuda(Arc::new(CudaDevice::open(ordinal)?)))
+    }
+
+    /// A device from its name on the command line: `cpu`, `cuda` or `cuda:<number>`. `threads` are those of `cpu`.
+    ///
+    /// # Errors
+    /// [`KernelError::Device`] for another name, and for a GPU that cannot be used.
     pub fn from_name(name: &str, threads: Option<NonZeroUsize>) -> Result<Device> {
-        match name {
-            "cpu" => Ok(Device::cpu(threads)),
-            _ => {
-                Err(KernelError::Device { name: name.into(), reason: "this build runs on `cpu` only".into() })
-            }
+        let unknown = || KernelError::Device {
+            name: name.into(),
+            reason: "expected `cpu`, `cuda` or `cuda:<number>`".into(),
+        };
+        match name.split_once(':') {
+            None if name == "cpu" => Ok(Device::cpu(threads)),
+            None if name == "cuda" => Device::cuda(0),
+            Some(("cuda", number)) => Device::cuda(number.parse().map_err(|_| unknown())?),
+            _ => Err(unknown()),
         }
     }
 
-    /// `cpu`.
-    pub fn name(&self) -> &'static str {
+    /// `cpu`, `cuda:0`, ...
+    pub fn name(&self) -> &str {
         match self {
             Device::Cpu(_) => "cpu",
+            Device::Cuda(gpu) => gpu.name(),
         }
     }
 
-    /// The processor behind it.
-    pub fn as_cpu(&self) -> &CpuDevice {
+    /// The processor, for an op that runs there only.
+    ///
+    /// # Errors
+    /// [`KernelError::NoKernel`] naming the op.
+    pub fn as_cpu(&self, op: &'static str) -> Result<&CpuDevice> {
         match self {
-            Device::Cpu(cpu) => cpu,
+            Device::Cpu(cpu) => Ok(cpu),
+            Device::Cuda(gpu) => Err(KernelError::NoKernel { op, device: gpu.name().into() }),
         }
     }
 }
 
 impl CpuDevice {
+    /// `threads` threads (default: all cores) with an instruction set that the processor has.
+    pub(crate) fn new(threads: Option<NonZeroUsize>, isa: Isa) -> CpuDevice {
+        let all = std::thread::available_parallelism();
+        let threads = threads.or(all.ok()).map_or(1, NonZeroUsize::get);
+        CpuDevice { pool: ThreadPool::new(threads), isa }
+    }
+
     /// Threads that share each op.
     pub fn threads(&self) -> usize {
         self.pool.threads()

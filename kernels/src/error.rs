@@ -56,4 +56,42 @@ pub enum KernelError {
         /// Why it cannot be had.
         reason: String,
     },
+    /// An op that a device has no kernel for.
+    #[error("{op} does not run on {device} yet; use `--device cpu`")]
+    NoKernel {
+        /// The op.
+        op: &'static str,
+        /// The device asked.
+        device: String,
+    },
+    /// A GPU has too little free memory.
+    #[error(
+        "{device} has {free} bytes of memory free of the {needed} needed: {} are missing; \
+         end other programs that use it, or load less",
+        needed.saturating_sub(*free)
+    )]
+    DeviceMemory {
+        /// The GPU.
+        device: String,
+        /// Bytes asked for.
+        needed: u64,
+        /// Bytes free on it.
+        free: u64,
+    },
+    /// A GPU's driver refused a call.
+    #[error("{device}: {reason}")]
+    Driver {
+        /// The GPU.
+        device: String,
+        /// The call, and the driver's name and number of the error.
+        reason: String,
+    },
+    /// A kernel failed on a GPU: no more work can be done there by this process.
+    #[error("{device} is lost: {reason}; restart the program")]
+    DeviceLost {
+        /// The GPU.
+        device: String,
+        /// What the driver said.
+        reason: String,
+    },
 }

@@ -5,6 +5,7 @@
 //! of the weights, never by the number of rows: the same row gives the same bits in any batch.
 
 mod cpu;
+mod cuda;
 mod device;
 mod dtype;
 mod error;
@@ -13,6 +14,7 @@ pub mod ops;
 mod tensor;
 
 pub use cpu::Isa;
+pub use cuda::{CudaDevice, CudaPtr};
 pub use device::{CpuDevice, Device};
 pub use dtype::{DType, Element};
 pub use error::{KernelError, Result};

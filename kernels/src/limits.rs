@@ -3,8 +3,9 @@
 use std::{num::NonZeroUsize, time::Instant};
 
 use crate::{
-    DType, Device, Isa, Tensor,
+    DType, Isa, Tensor,
     cpu::{Kernel, LANES, Parts, Simd},
+    device::CpuDevice,
 };
 
 /// Bytes of [`read_bandwidth`]'s buffer: several times the third-level cache of common machines.
@@ -25,8 +26,7 @@ pub fn read_bandwidth(threads: usize) -> f64 {
     let buffer = Tensor::zeros([READ_BYTES / size_of::<f32>()], DType::F32);
     let Ok(mut buffer) = buffer else { return 0.0 };
     let Ok(data) = buffer.as_mut_slice::<f32>() else { return 0.0 };
-    let device = Device::cpu(NonZeroUsize::new(threads));
-    let cpu = device.as_cpu();
+    let cpu = CpuDevice::new(NonZeroUsize::new(threads), Isa::detect());
     let slice = data.len() / SLICES;
     let part = slice / cpu.threads() / LANES * LANES;
     // Writing makes the pages real.
@@ -47,8 +47,7 @@ pub fn read_bandwidth(threads: usize) -> f64 {
 /// nothing but bf16 dot products between registers. Takes about a tenth of a second.
 pub fn bf16_dot_peak(threads: usize) -> f64 {
     const ROUNDS: usize = 200_000;
-    let device = Device::cpu(NonZeroUsize::new(threads));
-    let cpu = device.as_cpu();
+    let cpu = CpuDevice::new(NonZeroUsize::new(threads), Isa::detect());
     let mut sums = vec![0.0f32; cpu.threads()];
     let pass = |sums: &mut [f32]| {
         let begin = Instant::now();

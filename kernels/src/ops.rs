@@ -35,7 +35,7 @@ mod rms_norm;
 mod route;
 mod sample;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use embedding::embedding;
 pub use gated_activation::{Activation, gated_activation};

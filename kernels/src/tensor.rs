@@ -6,71 +6,14 @@ use std::{fmt, sync::Arc};
 use memmap2::Advice;
 use memmap2::{Mmap, MmapMut};
 
-use crate::{DType, Element, KernelError, Result};
+use crate::{DType, Device, Element, KernelError, Result, cuda::CudaBuffer};
 
-/// Up to four dimensions, outermost first.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Shape {
-    dims: [usize; 4],
-    rank: usize,
-}
+mod shape;
+mod view;
 
-impl Shape {
-    /// A shape of `N <= 4` dimensions.
-    pub const fn new<const N: usize>(dims: [usize; N]) -> Shape {
-        assert!(N <= 4, "a tensor has at most four dimensions");
-        let mut all = [1; 4];
-        let mut i = 0;
-        while i < N {
-            all[i] = dims[i];
-            i += 1;
-        }
-        Shape { dims: all, rank: N }
-    }
-
-    /// The dimensions, outermost first.
-    pub fn dims(&self) -> &[usize] {
-        &self.dims[..self.rank]
-    }
-
-    /// Number of elements.
-    pub fn elements(&self) -> usize {
-        self.dims().iter().product()
-    }
-
-    /// Number of bytes when the elements are of type `dtype`; `None` if that overflows.
-    pub fn checked_bytes(&self, dtype: DType) -> Option<usize> {
-        self.dims().iter().try_fold(dtype.size(), |product, &dim| product.checked_mul(dim))
-    }
-
-    /// Elements of one entry of the outermost dimension.
-    pub fn row_elements(&self) -> usize {
-        self.dims().iter().skip(1).product()
-    }
-
-    fn with_rows(mut self, rows: usize) -> Shape {
-        self.dims[0] = rows;
-        self
-    }
-}
-
-impl<const N: usize> From<[usize; N]> for Shape {
-    fn from(dims: [usize; N]) -> Shape {
-        Shape::new(dims)
-    }
-}
-
-impl fmt::Display for Shape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.dims())
-    }
-}
-
-impl fmt::Debug for Shape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.dims())
-    }
-}
+pub use shape::Shape;
+use view::{Data, DataMut};
+pub use view::{View, ViewMut};
 
 /// Read-only bytes that tensors can share: a mapped file, or data embedded in the program.
 #[derive(Clone, Debug)]
@@ -100,9 +43,11 @@ enum Storage {
     Shared { bytes: Bytes, offset: usize },
     /// Zero pages of our own, which take memory once they are written.
     Owned(MmapMut),
+    /// Device memory of our own.
+    Cuda(CudaBuffer),
 }
 
-/// A tensor: contiguous, row-major. Weights share their file's bytes; workspace and caches own theirs.
+/// A tensor: contiguous, row-major. Weights share their file's bytes or lie on a GPU; workspace and caches own theirs.
 pub struct Tensor {
     storage: Storage,
     shape: Shape,
@@ -123,8 +68,7 @@ impl Tensor {
     /// [`KernelError::OutOfMemory`] when the size overflows or the system refuses.
     pub fn zeros(shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
         let shape = shape.into();
-        let refused = |bytes| KernelError::OutOfMemory { bytes, device: "cpu".into() };
-        let bytes = shape.checked_bytes(dtype).ok_or_else(|| refused(usize::MAX))?;
+        let bytes = checked_bytes(shape, dtype)?;
         let buffer = MmapMut::map_anon(bytes.max(1)).map_err(|_| refused(bytes))?;
         #[cfg(target_os = "linux")]
         if bytes >= LARGE_PAGE {
@@ -134,7 +78,32 @@ impl Tensor {
         Ok(Tensor { storage: Storage::Owned(buffer), shape, dtype })
     }
 
-    /// A writable tensor that holds a copy of `data`.
+    /// A writable tensor of zeros in the memory of `device`.
+    ///
+    /// # Errors
+    /// When memory is short, or the device failed.
+    pub fn zeros_on(device: &Device, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        let shape = shape.into();
+        match device {
+            Device::Cpu(_) => Tensor::zeros(shape, dtype),
+            Device::Cuda(gpu) => {
+                let tensor = Tensor::uninitialized(device, shape, dtype)?;
+                if let Some(address) = tensor.view().cuda_ptr() {
+                    gpu.zero(address, tensor.size_in_bytes())?;
+                }
+                Ok(tensor)
+            }
+        }
+    }
+
+    /// A tensor that something else fills: of zeros on the processor, of anything on a GPU.
+    pub(crate) fn uninitialized(device: &Device, shape: Shape, dtype: DType) -> Result<Tensor> {
+        let Device::Cuda(gpu) = device else { return Tensor::zeros(shape, dtype) };
+        let buffer = CudaBuffer::new(gpu, checked_bytes(shape, dtype)?)?;
+        Ok(Tensor { storage: Storage::Cuda(buffer), shape, dtype })
+    }
+
+    /// A writable tensor that holds a copy of `data`, in host memory.
     ///
     /// # Errors
     /// When `data` does not have as many elements as `shape`, or memory is short.
@@ -166,6 +135,37 @@ impl Tensor {
         Ok(Tensor { storage: Storage::Shared { bytes, offset }, shape, dtype })
     }
 
+    /// The same elements where `device` computes: on a GPU a copy in its memory, on the processor the tensor itself.
+    ///
+    /// # Errors
+    /// When memory is short, the device failed, or the tensor lies on a GPU already.
+    pub fn to_device(self, device: &Device) -> Result<Tensor> {
+        match device {
+            Device::Cpu(_) => Ok(self),
+            Device::Cuda(_) => Tensor::concatenated(device, self.shape, &[&self]),
+        }
+    }
+
+    /// On a GPU, a tensor of shape `shape` that holds the elements of host tensors of one type, one after another.
+    pub(crate) fn concatenated(device: &Device, shape: Shape, parts: &[&Tensor]) -> Result<Tensor> {
+        let argument = |reason: &str| KernelError::Argument { op: "to_device", reason: reason.into() };
+        let Device::Cuda(gpu) = device else { return Err(argument("the device is not a GPU")) };
+        let dtype = parts.first().ok_or_else(|| argument("no tensor"))?.dtype;
+        let target = Tensor::uninitialized(device, shape, dtype)?;
+        let mut to = target.view().cuda_ptr().ok_or_else(|| argument("the target lies in host memory"))?;
+        let mut left = target.size_in_bytes();
+        for part in parts {
+            let bytes = part.host_bytes().ok_or_else(|| argument("a tensor lies in device memory"))?;
+            left = left.checked_sub(bytes.len()).ok_or_else(|| argument("the parts are too large"))?;
+            gpu.write(to, bytes)?;
+            to = to.offset(bytes.len());
+        }
+        if left > 0 || parts.iter().any(|part| part.dtype != dtype) {
+            return Err(argument("the parts do not make up the whole"));
+        }
+        Ok(target)
+    }
+
     /// The dimensions.
     pub fn shape(&self) -> Shape {
         self.shape
@@ -181,13 +181,23 @@ impl Tensor {
         self.shape.elements() * self.dtype.size()
     }
 
+    /// The bytes; `None` in device memory.
+    fn host_bytes(&self) -> Option<&[u8]> {
+        let bytes = match &self.storage {
+            Storage::Shared { bytes, offset } => &bytes.as_slice()[*offset..],
+            Storage::Owned(buffer) => buffer,
+            Storage::Cuda(_) => return None,
+        };
+        Some(&bytes[..self.size_in_bytes()])
+    }
+
     /// The whole tensor, to read.
     pub fn view(&self) -> View<'_> {
         let data = match &self.storage {
-            Storage::Shared { bytes, offset } => &bytes.as_slice()[*offset..],
-            Storage::Owned(buffer) => buffer,
+            Storage::Cuda(buffer) => Data::cuda(buffer.address()),
+            _ => Data::Host(self.host_bytes().unwrap_or_default()),
         };
-        View { data: &data[..self.size_in_bytes()], shape: self.shape, dtype: self.dtype }
+        View { data, shape: self.shape, dtype: self.dtype }
     }
 
     /// The whole tensor, to write.
@@ -196,15 +206,17 @@ impl Tensor {
     /// When the tensor shares read-only bytes.
     pub fn view_mut(&mut self) -> Result<ViewMut<'_>> {
         let size = self.size_in_bytes();
-        match &mut self.storage {
-            Storage::Shared { .. } => Err(KernelError::Argument {
-                op: "Tensor::view_mut",
-                reason: "the tensor lies in read-only memory".into(),
-            }),
-            Storage::Owned(buffer) => {
-                Ok(ViewMut { data: &mut buffer[..size], shape: self.shape, dtype: self.dtype })
+        let data = match &mut self.storage {
+            Storage::Owned(buffer) => DataMut::Host(&mut buffer[..size]),
+            Storage::Cuda(buffer) => DataMut::cuda(buffer.address()),
+            Storage::Shared { .. } => {
+                return Err(KernelError::Argument {
+                    op: "Tensor::view_mut",
+                    reason: "the tensor lies in read-only memory".into(),
+                });
             }
-        }
+        };
+        Ok(ViewMut { data, shape: self.shape, dtype: self.dtype })
     }
 
     /// Entries `0..rows` of the outermost dimension, to read.
@@ -218,194 +230,45 @@ impl Tensor {
     }
 
     /// The elements, to read.
+    ///
+    /// # Errors
+    /// When they are not of type `T`, or lie in device memory.
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
         self.view().as_slice()
     }
 
     /// The elements, to write.
+    ///
+    /// # Errors
+    /// When they are not of type `T`, are read-only, or lie in device memory.
     pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T]> {
         self.view_mut()?.into_mut_slice()
     }
-}
 
-fn check_dtype<T: Element>(found: DType) -> Result<()> {
-    if found == T::DTYPE {
-        return Ok(());
-    }
-    Err(KernelError::DType { op: "as_slice", arg: "tensor", found, expected: T::DTYPE })
-}
-
-fn check_rows(shape: Shape, start: usize, rows: usize) -> Result<()> {
-    let end = start.checked_add(rows);
-    if end.is_some_and(|end| end <= shape.dims().first().copied().unwrap_or(0)) {
-        return Ok(());
-    }
-    let reason = format!("rows {start}.. ({rows} of them) of a tensor of shape {shape}");
-    Err(KernelError::Argument { op: "slice", reason })
-}
-
-/// A borrowed tensor, to read.
-#[derive(Clone, Copy)]
-pub struct View<'a> {
-    data: &'a [u8],
-    shape: Shape,
-    dtype: DType,
-}
-
-impl<'a> View<'a> {
-    /// A view of `data` as a tensor of shape `shape`.
+    /// As [`ViewMut::copy_from`].
     ///
     /// # Errors
-    /// When the number of elements differs.
-    pub fn from_slice<T: Element>(shape: impl Into<Shape>, data: &'a [T]) -> Result<View<'a>> {
-        let shape = shape.into();
-        if shape.elements() != data.len() {
-            let reason = format!("{} elements for shape {shape}", data.len());
-            return Err(KernelError::Argument { op: "View::from_slice", reason });
-        }
-        Ok(View { data: bytemuck::cast_slice(data), shape, dtype: T::DTYPE })
+    /// As there, and when the tensor shares read-only bytes.
+    pub fn copy_from<T: Element>(&mut self, device: &Device, from: &[T]) -> Result<()> {
+        self.view_mut()?.copy_from(device, from)
     }
 
-    /// The dimensions.
-    pub fn shape(&self) -> Shape {
-        self.shape
-    }
-
-    /// The type of the elements.
-    pub fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    /// The elements.
+    /// As [`View::to_vec`].
     ///
     /// # Errors
-    /// When they are not of type `T`.
-    pub fn as_slice<T: Element>(&self) -> Result<&'a [T]> {
-        check_dtype::<T>(self.dtype)?;
-        Ok(bytemuck::cast_slice(self.data))
-    }
-
-    /// The elements, whose type has been checked before.
-    pub(crate) fn elements<T: Element>(self) -> &'a [T] {
-        debug_assert_eq!(self.dtype, T::DTYPE);
-        bytemuck::cast_slice(self.data)
-    }
-
-    /// Entries `start..start + rows` of the outermost dimension.
-    ///
-    /// # Errors
-    /// When there are fewer.
-    pub fn slice(self, start: usize, rows: usize) -> Result<View<'a>> {
-        check_rows(self.shape, start, rows)?;
-        let row_bytes = self.shape.row_elements() * self.dtype.size();
-        let data = &self.data[start * row_bytes..(start + rows) * row_bytes];
-        Ok(View { data, shape: self.shape.with_rows(rows), dtype: self.dtype })
+    /// As there.
+    pub fn to_vec<T: Element>(&self, device: &Device) -> Result<Vec<T>> {
+        self.view().to_vec(device)
     }
 }
 
-/// A borrowed tensor, to write.
-pub struct ViewMut<'a> {
-    data: &'a mut [u8],
-    shape: Shape,
-    dtype: DType,
+fn refused(bytes: usize) -> KernelError {
+    KernelError::OutOfMemory { bytes, device: "cpu".into() }
 }
 
-impl<'a> ViewMut<'a> {
-    /// A writable view of `data` as a tensor of shape `shape`.
-    ///
-    /// # Errors
-    /// When the number of elements differs.
-    pub fn from_slice<T: Element>(shape: impl Into<Shape>, data: &'a mut [T]) -> Result<ViewMut<'a>> {
-        let shape = shape.into();
-        if shape.elements() != data.len() {
-            let reason = format!("{} elements for shape {shape}", data.len());
-            return Err(KernelError::Argument { op: "ViewMut::from_slice", reason });
-        }
-        Ok(ViewMut { data: bytemuck::cast_slice_mut(data), shape, dtype: T::DTYPE })
-    }
-
-    /// The dimensions.
-    pub fn shape(&self) -> Shape {
-        self.shape
-    }
-
-    /// The type of the elements.
-    pub fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    /// The same tensor, to read.
-    pub fn as_view(&self) -> View<'_> {
-        View { data: self.data, shape: self.shape, dtype: self.dtype }
-    }
-
-    /// The same tensor for a shorter time, so that it can be lent again.
-    pub fn reborrow(&mut self) -> ViewMut<'_> {
-        ViewMut { data: self.data, shape: self.shape, dtype: self.dtype }
-    }
-
-    /// The elements.
-    ///
-    /// # Errors
-    /// When they are not of type `T`.
-    pub fn into_mut_slice<T: Element>(self) -> Result<&'a mut [T]> {
-        check_dtype::<T>(self.dtype)?;
-        Ok(bytemuck::cast_slice_mut(self.data))
-    }
-
-    /// Entries `0..rows` of the outermost dimension.
-    ///
-    /// # Errors
-    /// When there are fewer.
-    pub fn into_rows(self, rows: usize) -> Result<ViewMut<'a>> {
-        check_rows(self.shape, 0, rows)?;
-        let bytes = rows * self.shape.row_elements() * self.dtype.size();
-        Ok(ViewMut { data: &mut self.data[..bytes], shape: self.shape.with_rows(rows), dtype: self.dtype })
-    }
+fn checked_bytes(shape: Shape, dtype: DType) -> Result<usize> {
+    shape.checked_bytes(dtype).ok_or_else(|| refused(usize::MAX))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zeros_are_zero_and_refuse_what_cannot_be_had() {
-        let mut tensor = Tensor::zeros([3, 1000, 1000], DType::F32).unwrap();
-        assert!(tensor.as_slice::<f32>().unwrap().iter().all(|&x| x == 0.0));
-        tensor.as_mut_slice::<f32>().unwrap().fill(1.0);
-        assert_eq!(tensor.rows(1).unwrap().as_slice::<f32>().unwrap().len(), 1_000_000);
-        assert!(Tensor::zeros([0, 7], DType::BF16).unwrap().as_slice::<half::bf16>().unwrap().is_empty());
-        for shape in [[usize::MAX, 2], [1 << 31, 1 << 31]] {
-            let error = Tensor::zeros(shape, DType::F32).unwrap_err();
-            assert!(matches!(error, KernelError::OutOfMemory { .. }), "{error}");
-        }
-    }
-
-    #[test]
-    fn shared_bytes_are_checked_and_read_only() {
-        static BYTES: [u32; 4] = [1, 2, 3, 4];
-        let bytes = Bytes::Static(bytemuck::cast_slice(&BYTES));
-        let tensor = |offset, n| Tensor::from_bytes(bytes.clone(), offset, [n], DType::U32);
-        assert_eq!(tensor(4, 3).unwrap().as_slice::<u32>().unwrap(), [2, 3, 4]);
-        assert!(tensor(8, 3).is_err());
-        assert!(tensor(usize::MAX, 1).is_err());
-        assert!(tensor(0, usize::MAX).is_err());
-        assert!(tensor(2, 1).is_err(), "not aligned");
-        assert!(tensor(0, 4).unwrap().view_mut().is_err());
-        assert!(tensor(0, 4).unwrap().as_slice::<f32>().is_err());
-    }
-
-    #[test]
-    fn views_check_their_shape_and_rows() {
-        let data = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0];
-        let view = View::from_slice([3, 2], &data).unwrap();
-        assert_eq!(view.slice(1, 2).unwrap().as_slice::<f32>().unwrap(), [3.0, 4.0, 5.0, 6.0]);
-        assert!(view.slice(2, 2).is_err());
-        assert!(view.slice(usize::MAX, 2).is_err());
-        assert!(View::from_slice([4, 2], &data).is_err());
-        let mut data = data;
-        let view = ViewMut::from_slice([3, 2], &mut data).unwrap();
-        view.into_rows(1).unwrap().into_mut_slice::<f32>().unwrap().fill(0.0);
-        assert_eq!(data, [0.0, 0.0, 3.0, 4.0, 5.0, 6.0]);
-    }
-}
+mod tests;

@@ -88,6 +88,8 @@ impl ModelInfo {
 }
 
 fn describe(device: &Device) -> String {
-    let cpu = device.as_cpu();
-    format!("{}, {} threads, {}", device.name(), cpu.threads(), cpu.isa())
+    match device {
+        Device::Cpu(cpu) => format!("cpu, {} threads, {}", cpu.threads(), cpu.isa()),
+        Device::Cuda(gpu) => format!("{}, {}", gpu.name(), gpu.model()),
+    }
 }

@@ -75,7 +75,16 @@ impl Check {
     /// The elements of an argument of any float type.
     pub(super) fn floats<'a>(self, arg: &'static str, view: View<'a>) -> Result<Floats<'a>> {
         let found = view.dtype();
+        self.that(view.cuda_ptr().is_none(), || format!("`{arg}` lies in device memory"))?;
         Floats::new(view).ok_or(KernelError::DType { op: self.0, arg, found, expected: DType::F32 })
+    }
+
+    /// The argument is of a float type.
+    pub(super) fn float(self, arg: &'static str, tensor: &impl Checked) -> Result<()> {
+        match tensor.dtype() {
+            DType::U32 => self.dtype(arg, tensor, DType::F32),
+            _ => Ok(()),
+        }
     }
 
     /// The dimensions of an argument that has `N` of them.

@@ -1,8 +1,10 @@
 //! `embedding`: rows of a table.
 
+mod cuda;
+
 use super::check::{Check, rows_per_task};
 use crate::{
-    DType, Device, Result, View, ViewMut,
+    CpuDevice, DType, Device, Result, View, ViewMut,
     cpu::{Float, Floats, Kernel, LANES, Simd},
 };
 
@@ -19,10 +21,26 @@ pub fn embedding(device: &Device, out: ViewMut<'_>, table: View<'_>, ids: View<'
     let [vocab, hidden] = check.dims("table", &table)?;
     let [rows] = check.dims("ids", &ids)?;
     check.is("out", &out, [rows, hidden], DType::F32)?;
+    check.float("table", &table)?;
+    check.dtype("ids", &ids, DType::U32)?;
+    match device {
+        Device::Cpu(cpu) => cpu_embedding(cpu, check, out, table, ids, vocab),
+        Device::Cuda(gpu) => cuda::embedding(gpu, out, table, ids, 1.0),
+    }
+}
+
+fn cpu_embedding(
+    cpu: &CpuDevice,
+    check: Check,
+    out: ViewMut<'_>,
+    table: View<'_>,
+    ids: View<'_>,
+    vocab: usize,
+) -> Result<()> {
+    let hidden = table.shape().row_elements();
     let table = check.floats("table", table)?;
     let ids = ids.as_slice::<u32>()?;
     check.indices("ids", ids, vocab)?;
-    let cpu = device.as_cpu();
     cpu.pool.run_rows(out.into_mut_slice()?, hidden, rows_per_task(hidden), |first, out| {
         cpu.isa.run(Copy { out, table, ids: &ids[first..], hidden });
     });
@@ -57,11 +75,12 @@ mod tests {
 
     fn check<T: Rounded>() {
         let values: Vec<T> = rounded(&Random::new(1).floats(50 * 37, 1.0));
-        let (table, ids) = (View::from_slice([50, 37], &values).unwrap(), [49u32, 0, 7, 7]);
-        for device in devices() {
-            let mut out = vec![f32::NAN; 4 * 37];
-            let view = ViewMut::from_slice([4, 37], &mut out).unwrap();
-            embedding(&device, view, table, View::from_slice([4], &ids).unwrap()).unwrap();
+        let ids = [49u32, 0, 7, 7];
+        for device in every_device() {
+            let (table, index) = (upload(&device, [50, 37], &values), upload(&device, [4], &ids));
+            let mut out = upload(&device, [4, 37], &[f32::NAN; 4 * 37]);
+            embedding(&device, out.view_mut().unwrap(), table.view(), index.view()).unwrap();
+            let out = out.to_vec::<f32>(&device).unwrap();
             for (row, &id) in out.chunks(37).zip(&ids) {
                 assert_eq!(row, widened(&values[id as usize * 37..][..37]), "{device:?}");
             }

@@ -36,7 +36,7 @@ pub fn gated_activation(device: &Device, out: ViewMut<'_>, gate_up: View<'_>, ac
     let [rows, width] = check.dims("out", &out)?;
     check.is("gate_up", &gate_up, [rows, 2 * width], DType::F32)?;
     let gate_up = gate_up.as_slice::<f32>()?;
-    let cpu = device.as_cpu();
+    let cpu = device.as_cpu("gated_activation")?;
     let per_task = rows_per_task(4 * width);
     match out.dtype() {
         DType::F32 => cpu.pool.run_rows(out.into_mut_slice::<f32>()?, width, per_task, |first, out| {

@@ -113,9 +113,9 @@ fn multiply<W: Weight>(device: &Device, out: ViewMut<'_>, x: View<'_>, linear: &
     let rows = x.shape().dims()[0];
     let input = Rows { data: x.as_slice::<W::Input>()?, width: linear.in_features, select: None };
     let out = Parts::new(out.into_mut_slice()?);
-    let blocks = Blocks::new::<W>(rows, linear, device.as_cpu().threads());
+    let cpu = device.as_cpu("linear")?;
+    let blocks = Blocks::new::<W>(rows, linear, cpu.threads());
     let tasks = linear.parts.iter().map(|part| blocks.count(part.out_features())).sum();
-    let cpu = device.as_cpu();
     cpu.pool.run(tasks, |task| {
         let (mut task, mut out_column) = (task, 0);
         for part in &linear.parts {
@@ -221,7 +221,7 @@ mod tests {
                 if row < n[0] { dot } else { dot + round(weights[n[0] * k + row - n[0]]) }
             })
             .collect();
-        let mut first: Option<(crate::Isa, Vec<f32>)> = None;
+        let mut first: Option<(String, Vec<f32>)> = None;
         for device in devices() {
             let all = run(&device, &layer, &x);
             assert_close(&all, &expected, 1e-5 * (k as f64).sqrt(), "linear");
@@ -231,8 +231,8 @@ mod tests {
                 assert_same_bits(&part, &all[(100 - batch) * (n[0] + n[1])..], "linear");
             }
             match &first {
-                Some((isa, bits)) if *isa == device.as_cpu().isa() => assert_same_bits(&all, bits, "threads"),
-                _ => first = Some((device.as_cpu().isa(), all)),
+                Some((isa, bits)) if *isa == kind(&device) => assert_same_bits(&all, bits, "threads"),
+                _ => first = Some((kind(&device), all)),
             }
         }
     }

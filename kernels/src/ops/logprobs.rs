@@ -50,7 +50,7 @@ pub fn logprobs(
         check.that((row.target as usize) < vocab, || format!("token {} of {vocab}", row.target))?;
     }
     let logits = logits.as_slice::<f32>()?;
-    let cpu = device.as_cpu();
+    let cpu = device.as_cpu("logprobs")?;
     let results = Parts::new(out);
     cpu.pool.run(rows.len(), |i| {
         let LogprobRow { row, target, top } = rows[i];

@@ -185,7 +185,7 @@ fn run_experts<W: Weight<Input: Float>>(
     let MoeWorkspace { starts, active: ids, rows, gate_up, activated, down, .. } = workspace;
     let (starts, rows) = (&starts[..], &rows[..]);
     let visits = |id: u32| starts[id as usize] as usize..starts[id as usize + 1] as usize;
-    let cpu = device.as_cpu();
+    let cpu = device.as_cpu("moe")?;
 
     let blocks = Blocks::of_columns(active * intermediate, cpu.threads());
     let gate_up = Parts::new(gate_up.as_mut_slice::<f32>()?);
@@ -259,7 +259,7 @@ impl<T: Float> Kernel for Gated<'_, T> {
 fn combine(device: &Device, out: ViewMut<'_>, weights: View<'_>, workspace: &MoeWorkspace) -> Result<()> {
     let [hidden, chosen] = [out.shape().dims()[1], workspace.chosen];
     let (weights, down) = (weights.as_slice::<f32>()?, workspace.down.as_slice::<f32>()?);
-    let cpu = device.as_cpu();
+    let cpu = device.as_cpu("moe")?;
     cpu.pool.run_rows(out.into_mut_slice()?, hidden, rows_per_task(chosen * hidden), |first, out| {
         for (row, out) in (first..).zip(out.chunks_exact_mut(hidden)) {
             let slots = row * chosen..(row + 1) * chosen;

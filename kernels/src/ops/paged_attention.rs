@@ -286,7 +286,7 @@ fn run<T: CacheElement>(
     let (q, keys, values) = (q.as_slice::<T>()?, cache.k.as_slice::<T>()?, cache.v.as_slice::<T>()?);
     let out = Parts::new(out.into_mut_slice::<T>()?);
     let tiles = sequences.tiles(shape.group);
-    let cpu = device.as_cpu();
+    let cpu = device.as_cpu("paged_attention")?;
     cpu.pool.run(tiles * shape.kv_heads, |task| {
         let (kv_head, (sequence, first)) = (task / tiles, sequences.locate(task % tiles, shape.group));
         let rows = sequences.rows(sequence);
@@ -743,15 +743,13 @@ mod tests {
             let all: Vec<(usize, usize)> = self.lengths.iter().map(|l| l.0).enumerate().collect();
             let expected = self.expected();
             let width = self.heads[0] * self.head_dim;
-            let mut first: Option<(crate::Isa, Vec<f32>)> = None;
+            let mut first: Option<(String, Vec<f32>)> = None;
             for device in devices() {
                 let found = self.run(&device, &all);
                 assert_close(&found, &expected, tolerance, "paged_attention");
                 match &first {
-                    Some((isa, bits)) if *isa == device.as_cpu().isa() => {
-                        assert_same_bits(&found, bits, "threads")
-                    }
-                    _ => first = Some((device.as_cpu().isa(), found.clone())),
+                    Some((isa, bits)) if *isa == kind(&device) => assert_same_bits(&found, bits, "threads"),
+                    _ => first = Some((kind(&device), found.clone())),
                 }
                 // The last rows alone, as the last chunk of a prefill or a decode.
                 for (i, &(rows, _)) in self.lengths.iter().enumerate() {

@@ -139,7 +139,7 @@ fn run<T: CacheElement>(
         k: Parts::new(cache.k.into_mut_slice::<T>()?),
         v: Parts::new(cache.v.into_mut_slice::<T>()?),
     };
-    let cpu = device.as_cpu();
+    let cpu = device.as_cpu("qkv_rope_cache")?;
     let tasks = if heads.qkv.len() <= TASK_ELEMENTS { 1 } else { heads.kv_heads };
     cpu.pool.run(tasks, |task| {
         let range = if tasks == 1 { 0..heads.kv_heads } else { task..task + 1 };

@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::check::{Check, rows_per_task};
 use crate::{
-    DType, Device, KernelError, Result, View, ViewMut,
+    CpuDevice, DType, Device, KernelError, Result, View, ViewMut,
     cpu::{Float, Floats, Kernel, LANES, Parts, Simd, norm_row},
 };
 
@@ -23,7 +23,7 @@ pub fn rms_norm(device: &Device, out: ViewMut<'_>, x: View<'_>, weight: View<'_>
     check.shape("weight", &weight, [hidden])?;
     let x = x.as_slice::<f32>()?;
     let weight = Norm { weight: check.floats("weight", weight)?, hidden, eps };
-    let cpu = device.as_cpu();
+    let cpu = device.as_cpu("rms_norm")?;
     let per_task = rows_per_task(hidden);
     match out.dtype() {
         DType::F32 => cpu.pool.run_rows(out.into_mut_slice::<f32>()?, hidden, per_task, |first, out| {
@@ -62,16 +62,16 @@ pub fn add_rms_norm(
     let delta = delta.as_slice::<f32>()?;
     let norm = Norm { weight: check.floats("weight", weight)?, hidden, eps };
     let residual = residual.into_mut_slice()?;
+    let cpu = device.as_cpu("rms_norm")?;
     match out.dtype() {
-        DType::F32 => add_rows(device, out.into_mut_slice::<f32>()?, residual, delta, norm),
-        DType::BF16 => add_rows(device, out.into_mut_slice::<bf16>()?, residual, delta, norm),
+        DType::F32 => add_rows(cpu, out.into_mut_slice::<f32>()?, residual, delta, norm),
+        DType::BF16 => add_rows(cpu, out.into_mut_slice::<bf16>()?, residual, delta, norm),
         found => return Err(KernelError::DType { op: check.0, arg: "out", found, expected: DType::BF16 }),
     }
     Ok(())
 }
 
-fn add_rows<T: Float>(device: &Device, out: &mut [T], residual: &mut [f32], delta: &[f32], norm: Norm<'_>) {
-    let cpu = device.as_cpu();
+fn add_rows<T: Float>(cpu: &CpuDevice, out: &mut [T], residual: &mut [f32], delta: &[f32], norm: Norm<'_>) {
     let residual = Parts::new(residual);
     cpu.pool.run_rows(out, norm.hidden, rows_per_task(norm.hidden), |first, out| {
         let start = first * norm.hidden;

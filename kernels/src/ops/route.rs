@@ -36,7 +36,7 @@ pub fn route(
     check.that((1..=experts).contains(&chosen), || format!("cannot choose {chosen} of {experts} experts"))?;
     let logits = logits.as_slice::<f32>()?;
     let weights = Parts::new(weights.into_mut_slice::<f32>()?);
-    let cpu = device.as_cpu();
+    let cpu = device.as_cpu("route")?;
     cpu.pool.run_rows(ids.into_mut_slice::<u32>()?, chosen, rows_per_task(8 * experts), |first, ids| {
         let start = first * chosen;
         // SAFETY: these are the rows of `ids`, which is no other task's.

@@ -112,7 +112,8 @@ impl SampleWorkspace {
     /// When memory is short.
     pub fn new(device: &Device, vocab: usize) -> Result<SampleWorkspace> {
         let refused = |()| KernelError::OutOfMemory { bytes: 24 * vocab, device: device.name().into() };
-        let all = (0..device.as_cpu().threads()).map(|_| Scratch::new(vocab)).collect::<Result<_, ()>>();
+        let threads = device.as_cpu("sample")?.threads();
+        let all = (0..threads).map(|_| Scratch::new(vocab)).collect::<Result<_, ()>>();
         Ok(SampleWorkspace { scratch: all.map_err(refused)?, vocab })
     }
 
@@ -159,7 +160,7 @@ pub fn sample(
         })?;
     }
     let logits = logits.as_slice::<f32>()?;
-    let cpu = device.as_cpu();
+    let cpu = device.as_cpu("sample")?;
     let threads = workspace.scratch.len().min(rows.len());
     let (results, scratch) = (Parts::new(out), Parts::new(&mut workspace.scratch));
     cpu.pool.run(threads, |thread| {

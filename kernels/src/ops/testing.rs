@@ -1,10 +1,10 @@
 //! What the ops' tests share.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, sync::OnceLock};
 
 use half::{bf16, f16};
 
-use crate::{Device, Element, Isa};
+use crate::{Device, Element, Isa, Shape, Tensor};
 
 /// Reproducible numbers (SplitMix64).
 pub(super) struct Random(u64);
@@ -42,6 +42,30 @@ pub(super) fn devices() -> Vec<Device> {
     Isa::available()
         .flat_map(|isa| threads.map(|n| Device::cpu_with_isa(NonZeroUsize::new(n), isa)))
         .collect()
+}
+
+/// The CUDA device of this process: a real one with `MOSU_TEST_CUDA=real`, else the simulated one.
+pub(crate) fn cuda() -> Option<Device> {
+    static CUDA: OnceLock<Option<Device>> = OnceLock::new();
+    CUDA.get_or_init(|| Device::cuda(0).ok()).clone()
+}
+
+/// [`devices`], and the CUDA device where one answers.
+pub(super) fn every_device() -> Vec<Device> {
+    devices().into_iter().chain(cuda()).collect()
+}
+
+/// What devices must share for their results to be the same bits.
+pub(super) fn kind(device: &Device) -> String {
+    match device {
+        Device::Cpu(cpu) => cpu.isa().to_string(),
+        Device::Cuda(_) => "cuda".into(),
+    }
+}
+
+/// A tensor in the device's memory.
+pub(super) fn upload<T: Element>(device: &Device, shape: impl Into<Shape>, data: &[T]) -> Tensor {
+    Tensor::from_slice(shape, data).unwrap().to_device(device).unwrap()
 }
 
 /// One device per instruction set of this machine.

@@ -1,0 +1,376 @@
+//! A GPU: its context, stream, memory and kernels.
+
+use std::{
+    fmt,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::{
+    Args, CudaPtr, Grid,
+    arena::Arena,
+    driver::{Driver, Fault, Handle, attribute, code, driver},
+    modules::Kernels,
+    staging::Staging,
+};
+use crate::{KernelError, Result};
+
+/// The lowest compute capability with asynchronous copies and bf16 matrix instructions.
+const LOWEST_CAPABILITY: (u32, u32) = (8, 0);
+
+/// Number of counters that kernels share.
+const ARRIVALS: usize = 1 << 16;
+
+/// A GPU with a CUDA driver.
+pub struct CudaDevice {
+    /// `cuda:<ordinal>`
+    name: String,
+    ordinal: i32,
+    facts: Facts,
+    driver: &'static Driver,
+    context: Handle,
+    stream: Handle,
+    kernels: Kernels,
+    arena: Mutex<Arena>,
+    staging: Mutex<Staging>,
+    /// Memory for ops between their kernels: address and bytes, the largest last. Smaller ones stay, since launches
+    /// that were recorded may use them.
+    scratch: Mutex<Vec<(CudaPtr, usize)>>,
+    /// See [`CudaDevice::arrivals`].
+    arrivals: CudaPtr,
+    /// A kernel has failed: nothing works any more in this process.
+    lost: AtomicBool,
+}
+
+/// What is known of a GPU.
+#[derive(Clone, Debug)]
+struct Facts {
+    model: String,
+    capability: (u32, u32),
+    multiprocessors: u32,
+    shared_bytes: u32,
+    driver_version: i32,
+}
+
+impl fmt::Debug for CudaDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CudaDevice({}, {})", self.name, self.facts.model)
+    }
+}
+
+impl CudaDevice {
+    /// The GPU with this number, in the driver's order.
+    ///
+    /// # Errors
+    /// [`KernelError::Device`] without a driver, with too old a one, without such a GPU, with one older than compute
+    /// capability 8.0, and when this build has no kernels for it.
+    pub fn open(ordinal: u32) -> Result<CudaDevice> {
+        let name = format!("cuda:{ordinal}");
+        let refused = |reason: String| KernelError::Device { name: name.clone(), reason };
+        let failed = |fault: Fault| refused(format!("the NVIDIA driver refuses: {fault}"));
+        let driver = driver().map_err(refused)?;
+        let count = driver.device_count().map_err(failed)?;
+        if i64::from(ordinal) >= i64::from(count) {
+            let last = count.saturating_sub(1);
+            return Err(refused(match count {
+                0 => "the NVIDIA driver finds no GPU in this machine".into(),
+                1 => "this machine has one GPU, `cuda:0`".into(),
+                _ => format!("this machine has {count} GPUs, `cuda:0` to `cuda:{last}`"),
+            }));
+        }
+        let device = driver.device(ordinal as i32).map_err(failed)?;
+        let facts = Facts::of(driver, device).map_err(failed)?;
+        facts.check().map_err(refused)?;
+        let context = driver.retain_context(device).map_err(failed)?;
+        let opened = Opened { driver, device };
+        driver.set_context(context).map_err(failed)?;
+        let kernels = Kernels::load(driver, facts.capability).map_err(refused)?;
+        let stream = driver.create_stream().map_err(failed)?;
+        let staging = Staging::new(driver, stream).map_err(failed)?;
+        let arrivals = driver.allocate(ARRIVALS * size_of::<u32>()).map_err(failed)?;
+        // SAFETY: that many bytes were just allocated.
+        unsafe { driver.set_bytes(arrivals, 0, ARRIVALS * size_of::<u32>(), stream) }.map_err(failed)?;
+        std::mem::forget(opened);
+        Ok(CudaDevice {
+            arrivals,
+            ordinal: device,
+            facts,
+            driver,
+            context,
+            stream,
+            kernels,
+            arena: Mutex::default(),
+            staging: Mutex::new(staging),
+            scratch: Mutex::default(),
+            lost: AtomicBool::new(false),
+            name,
+        })
+    }
+
+    /// `cuda:0`, `cuda:1` ...
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The name that its maker gave it.
+    pub fn model(&self) -> &str {
+        &self.facts.model
+    }
+
+    /// Compute capability: major and minor version.
+    pub fn capability(&self) -> (u32, u32) {
+        self.facts.capability
+    }
+
+    /// Number of streaming multiprocessors.
+    pub fn multiprocessors(&self) -> u32 {
+        self.facts.multiprocessors
+    }
+
+    /// Bytes of shared memory that one thread block can have.
+    pub fn shared_bytes(&self) -> u32 {
+        self.facts.shared_bytes
+    }
+
+    /// The newest CUDA version that the driver supports, major and minor.
+    pub fn driver_version(&self) -> (i32, i32) {
+        (self.facts.driver_version / 1000, self.facts.driver_version % 1000 / 10)
+    }
+
+    /// Free and total bytes of its memory; what the arena holds counts as taken.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        self.bind()?;
+        self.driver.memory().map_err(|fault| self.error(fault))
+    }
+
+    /// Runs a kernel after everything before it; returns at once.
+    ///
+    /// # Errors
+    /// When there is no such kernel, its parameters differ from `args`, or the driver refuses.
+    pub(crate) fn launch(&self, kernel: &'static str, grid: Grid, args: &Args) -> Result<()> {
+        let wrong = |reason: String| KernelError::Argument { op: kernel, reason };
+        let function = self.kernels.get(kernel).ok_or_else(|| {
+            let (major, minor) = self.facts.capability;
+            wrong(format!("no kernel of this name for compute capability {major}.{minor}"))
+        })?;
+        if let Some(misfit) = args.misfit(function.parameters.as_deref()) {
+            return Err(wrong(misfit));
+        }
+        if grid.blocks.contains(&0) {
+            return Ok(());
+        }
+        self.bind()?;
+        let failed = |fault| self.error(fault);
+        function.allow_shared_memory(self.driver, grid.shared_bytes).map_err(failed)?;
+        let Grid { blocks, threads, shared_bytes } = grid;
+        // SAFETY: the sizes of the arguments fit, and memory given back is reused in stream order only.
+        args.with_pointers(|pointers| unsafe {
+            self.driver.launch(function.handle, blocks, threads, shared_bytes, self.stream, pointers)
+        })
+        .map_err(failed)
+    }
+
+    /// At least `bytes` of memory for use between an op's kernels. The address stays the same until more is asked for;
+    /// [`CudaDevice::plan_scratch`] does so ahead.
+    ///
+    /// # Errors
+    /// When there is not as much.
+    pub(crate) fn scratch(&self, bytes: usize) -> Result<CudaPtr> {
+        let mut scratch = lock(&self.scratch);
+        match scratch.last() {
+            Some(&(address, available)) if available >= bytes => Ok(address),
+            _ => {
+                let address = self.allocate(bytes)?;
+                scratch.push((address, bytes));
+                Ok(address)
+            }
+        }
+    }
+
+    /// Counters with which the thread blocks of one kernel tell that all have arrived: u32 `[ARRIVALS]`, all 0 between
+    /// kernels (the last thread block to arrive resets its counter).
+    #[allow(dead_code, reason = "the ops that need it come next")]
+    pub(crate) fn arrivals(&self) -> CudaPtr {
+        self.arrivals
+    }
+
+    /// Takes the memory that ops will ask for, so that no step has to.
+    ///
+    /// # Errors
+    /// When there is not as much.
+    pub fn plan_scratch(&self, bytes: usize) -> Result<()> {
+        self.scratch(bytes).map(|_| ())
+    }
+
+    /// Takes one large allocation, from which tensors are carved as long as it lasts.
+    ///
+    /// # Errors
+    /// [`KernelError::DeviceMemory`] when there is not as much.
+    pub fn reserve(&self, bytes: usize) -> Result<()> {
+        let bytes = Arena::rounded(bytes).ok_or_else(|| self.out_of_memory(usize::MAX))?;
+        let mut arena = lock(&self.arena);
+        let base = self.allocate_chunk(bytes)?;
+        arena.add(base, bytes, true);
+        Ok(())
+    }
+
+    /// Bytes that a tensor of `bytes` takes of a reservation.
+    pub fn rounded(bytes: usize) -> usize {
+        Arena::rounded(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Memory for a tensor, from a reservation or else by itself.
+    pub(super) fn allocate(&self, bytes: usize) -> Result<CudaPtr> {
+        let bytes = Arena::rounded(bytes).ok_or_else(|| self.out_of_memory(usize::MAX))?;
+        let mut arena = lock(&self.arena);
+        if let Some(address) = arena.take(bytes) {
+            return Ok(address);
+        }
+        let base = self.allocate_chunk(bytes)?;
+        arena.add(base, bytes, false);
+        arena.take(bytes).ok_or_else(|| self.out_of_memory(bytes))
+    }
+
+    fn allocate_chunk(&self, bytes: usize) -> Result<CudaPtr> {
+        self.bind()?;
+        self.driver.allocate(bytes).map_err(|fault| match fault.code {
+            code::OUT_OF_MEMORY => self.out_of_memory(bytes),
+            _ => self.error(fault),
+        })
+    }
+
+    /// Gives a tensor's memory back.
+    pub(super) fn release(&self, address: CudaPtr, bytes: usize) {
+        let chunk = Arena::rounded(bytes).and_then(|bytes| lock(&self.arena).give_back(address, bytes));
+        if let (Some(chunk), Ok(())) = (chunk, self.bind()) {
+            // SAFETY: no tensor lies there any more, and the driver waits for kernels that still run. An error has
+            // nobody to tell; if the device is lost, the next call says so.
+            let _ = unsafe { self.driver.free(chunk) };
+        }
+    }
+
+    /// Sets all bytes of a tensor to zero, in stream order.
+    pub(crate) fn zero(&self, to: CudaPtr, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: callers pass ranges of live tensors.
+        unsafe { self.driver.set_bytes(to, 0, bytes, self.stream) }.map_err(|fault| self.error(fault))
+    }
+
+    /// Copies from host memory, in stream order; `from` may change afterwards.
+    pub(crate) fn write(&self, to: CudaPtr, from: &[u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: callers pass ranges of live tensors.
+        unsafe { lock(&self.staging).write(to, from) }.map_err(|fault| self.error(fault))
+    }
+
+    /// Copies to host memory, after everything before; waits for it.
+    pub(crate) fn read(&self, to: &mut [u8], from: CudaPtr) -> Result<()> {
+        self.bind()?;
+        // SAFETY: callers pass ranges of live tensors.
+        unsafe { lock(&self.staging).read(to, from) }.map_err(|fault| self.error(fault))
+    }
+
+    /// Waits for all work.
+    ///
+    /// # Errors
+    /// [`KernelError::DeviceLost`] when a kernel has failed.
+    pub fn synchronize(&self) -> Result<()> {
+        self.bind()?;
+        self.driver.synchronize(self.stream).map_err(|fault| self.error(fault))
+    }
+
+    /// Makes the context that of this thread.
+    fn bind(&self) -> Result<()> {
+        if self.lost.load(Ordering::Relaxed) {
+            return Err(self.lost("a kernel failed before".into()));
+        }
+        self.driver.set_context(self.context).map_err(|fault| self.error(fault))
+    }
+
+    fn lost(&self, reason: String) -> KernelError {
+        KernelError::DeviceLost { device: self.name.clone(), reason }
+    }
+
+    /// Turns a driver's fault into an error, and remembers one that ends everything.
+    fn error(&self, fault: Fault) -> KernelError {
+        match fault.code {
+            code::ECC_UNCORRECTABLE | code::UNKNOWN => {}
+            code if code::KERNEL_FAULTS.contains(&code) => {}
+            _ => return KernelError::Driver { device: self.name.clone(), reason: fault.to_string() },
+        }
+        self.lost.store(true, Ordering::Relaxed);
+        self.lost(fault.to_string())
+    }
+
+    fn out_of_memory(&self, bytes: usize) -> KernelError {
+        let free = self.driver.memory().map_or(0, |(free, _)| free);
+        KernelError::DeviceMemory { device: self.name.clone(), needed: bytes as u64, free }
+    }
+}
+
+/// A lock whose holder cannot leave anything half done that matters after a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for CudaDevice {
+    fn drop(&mut self) {
+        // Errors have nobody to tell; after a fault every call fails and the process's end frees all.
+        if self.driver.set_context(self.context).is_ok() {
+            let _ = self.driver.synchronize(self.stream);
+            lock(&self.staging).free();
+            self.kernels.unload(self.driver);
+            for chunk in lock(&self.arena).drain().chain([self.arrivals]) {
+                // SAFETY: the stream is idle and no tensor is left: each keeps its device alive.
+                let _ = unsafe { self.driver.free(chunk) };
+            }
+            let _ = self.driver.destroy_stream(self.stream);
+        }
+        let _ = self.driver.release_context(self.ordinal);
+    }
+}
+
+/// A context that is released unless opening the device comes to its end.
+struct Opened {
+    driver: &'static Driver,
+    device: i32,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        // What was made in it goes with it. An error has nobody to tell.
+        let _ = self.driver.set_context(Handle::NULL);
+        let _ = self.driver.release_context(self.device);
+    }
+}
+
+impl Facts {
+    fn of(driver: &Driver, device: i32) -> Result<Facts, Fault> {
+        let number = |attribute| Ok::<u32, Fault>(driver.attribute(attribute, device)?.max(0) as u32);
+        Ok(Facts {
+            model: driver.device_name(device)?,
+            capability: (number(attribute::CAPABILITY_MAJOR)?, number(attribute::CAPABILITY_MINOR)?),
+            multiprocessors: number(attribute::MULTIPROCESSOR_COUNT)?.max(1),
+            shared_bytes: number(attribute::SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            driver_version: driver.version()?,
+        })
+    }
+
+    /// Refuses a GPU that no kernel is made for.
+    fn check(&self) -> Result<(), String> {
+        let ((major, minor), (lowest, _)) = (self.capability, LOWEST_CAPABILITY);
+        if self.capability >= LOWEST_CAPABILITY {
+            return Ok(());
+        }
+        Err(format!(
+            "{} has compute capability {major}.{minor}, the kernels need {lowest}.0 (Ampere) or newer; \
+             use `--device cpu`",
+            self.model
+        ))
+    }
+}

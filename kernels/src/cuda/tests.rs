@@ -1,0 +1,85 @@
+use super::*;
+use crate::{DType, Device, KernelError, Tensor, ops::testing::cuda};
+
+fn gpu(device: &Device) -> &CudaDevice {
+    match device {
+        Device::Cuda(gpu) => gpu,
+        Device::Cpu(_) => panic!("not a GPU"),
+    }
+}
+
+#[test]
+fn copies_larger_than_the_staging_buffers_arrive_whole() {
+    let Some(device) = cuda() else { return };
+    let data: Vec<u32> = (0..5_000_003).map(|i| i * 7).collect();
+    let tensor = Tensor::from_slice([data.len()], &data).unwrap().to_device(&device).unwrap();
+    assert!(tensor.to_vec::<u32>(&device).unwrap() == data);
+    let tail = tensor.view().slice(5_000_000, 3).unwrap();
+    assert_eq!(tail.to_vec::<u32>(&device).unwrap(), data[5_000_000..]);
+}
+
+#[test]
+fn tensors_in_device_memory_are_written_and_read_through_the_device_only() {
+    let Some(device) = cuda() else { return };
+    let mut tensor = Tensor::zeros_on(&device, [2, 3], DType::F32).unwrap();
+    tensor.copy_from(&device, &[1.0f32, 2.0, 3.0, 4.0]).unwrap();
+    assert_eq!(tensor.to_vec::<f32>(&device).unwrap(), [1.0, 2.0, 3.0, 4.0, 0.0, 0.0]);
+    let square = tensor.view().prefix([2, 2]).unwrap();
+    assert_eq!(square.to_vec::<f32>(&device).unwrap(), [1.0, 2.0, 3.0, 4.0]);
+    assert!(tensor.view().prefix([7]).is_err() && tensor.copy_from(&device, &[0.0f32; 7]).is_err());
+    for error in [
+        tensor.as_slice::<f32>().unwrap_err(),
+        tensor.to_vec::<f32>(&Device::cpu(None)).unwrap_err(),
+        tensor.as_mut_slice::<f32>().unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("lies in device memory"), "{error}");
+    }
+    assert!(tensor.to_vec::<u32>(&device).is_err(), "of another type");
+}
+
+#[test]
+fn memory_that_tensors_gave_back_is_free_again() {
+    let Some(device) = cuda() else { return };
+    let device = Device::cuda(gpu(&device).name()[5..].parse().unwrap()).unwrap();
+    gpu(&device).reserve(3 << 20).unwrap();
+    let addresses = || -> Vec<CudaPtr> {
+        // Two of the three do not fit the reservation.
+        let tensor = |_| Tensor::zeros_on(&device, [1 << 20], DType::F16).unwrap();
+        let tensors: Vec<Tensor> = (0..3).map(tensor).collect();
+        tensors.iter().map(|tensor| tensor.view().cuda_ptr().unwrap()).collect()
+    };
+    let first = addresses();
+    assert_eq!(addresses()[0], first[0]);
+    let free = gpu(&device).scratch(3 << 20).unwrap();
+    assert_eq!(free, first[0], "the whole reservation is free again");
+}
+
+#[test]
+fn more_memory_than_there_is_is_refused_with_numbers() {
+    let Some(device) = cuda() else { return };
+    let error = Tensor::zeros_on(&device, [1 << 50], DType::F32).unwrap_err();
+    assert!(matches!(error, KernelError::DeviceMemory { needed, free, .. } if needed == 4 << 50 && free > 0));
+    assert!(Tensor::zeros_on(&device, [usize::MAX, 2], DType::F32).is_err());
+}
+
+#[test]
+fn launches_that_do_not_fit_their_kernel_are_refused() {
+    let Some(device) = cuda() else { return };
+    let grid = Grid { blocks: [1, 1, 1], threads: 32, shared_bytes: 0 };
+    let message = |kernel, args: &Args| gpu(&device).launch(kernel, grid, args).unwrap_err().to_string();
+    assert_eq!(
+        message("embedding_f32", Args::new().u32(1)),
+        "embedding_f32: arguments of sizes [4], the kernel takes [8, 8, 8, 4, 4]"
+    );
+    assert!(message("no_such_kernel", &Args::new()).contains("no kernel of this name"));
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_named() {
+    let error = Device::from_name("cuda:77", None).unwrap_err().to_string();
+    assert!(error.starts_with("device \"cuda:77\": "), "{error}");
+    for name in ["gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0"] {
+        let error = Device::from_name(name, None).unwrap_err().to_string();
+        assert!(error.contains("expected `cpu`, `cuda` or `cuda:<number>`"), "{error}");
+    }
+}
