@@ -13,8 +13,8 @@ use mosu_benches::{Linears, QWEN3_0_6B, Random};
 use mosu_kernels::{
     DType, Device, Result, Tensor, View, limits,
     ops::{
-        Activation, AttentionMask, Expert, KvCache, Linear, LinearPart, MoeWorkspace, PagedSequences, moe,
-        paged_attention,
+        Activation, AttentionMask, AttentionParams, Expert, Experts, Glu, KvCache, Linear, LinearPart,
+        MoeWorkspace, PagedSequences, WeighExperts, moe, paged_attention,
     },
 };
 
@@ -133,9 +133,16 @@ fn attention(bench: &mut Bench<'_>) -> Result<()> {
             Work::Flop((sequences * keys * heads * head_dim * 4) as f64)
         };
         let q = View::from_slice([all, heads, head_dim], &q)?;
+        let params = AttentionParams {
+            scale: 0.088,
+            mask: AttentionMask::Full,
+            softcap: None,
+            sinks: None,
+            alibi_slopes: None,
+        };
         let cache = KvCache { k: k.view(), v: v.view() };
         bench.op(&format!("attention, {sequences} x {rows} rows, {context} tokens"), work, |device| {
-            paged_attention(device, out.view_mut()?, q, cache, pages, AttentionMask::Full, 0.088)
+            paged_attention(device, out.view_mut()?, q, cache, pages, params)
         });
     }
     Ok(())
@@ -146,14 +153,14 @@ fn mixture_of_experts(bench: &mut Bench<'_>) -> Result<()> {
     let [experts, chosen, hidden, intermediate] = [32, 4, 1024, 512];
     let mut random = Random::new(3);
     let mut part = |n, k| Ok(LinearPart { weight: random.bf16([n, k])?, bias: None });
-    let mut layer = || -> Result<Vec<Expert>> {
+    let mut layer = || -> Result<Experts> {
         let mut expert = || {
             Ok(Expert {
                 gate_up: Linear::new(vec![part(intermediate, hidden)?, part(intermediate, hidden)?])?,
                 down: Linear::new(vec![part(hidden, intermediate)?])?,
             })
         };
-        (0..experts).map(|_| expert()).collect()
+        Experts::new((0..experts).map(|_| expert()).collect::<Result<_>>()?)
     };
     let layers = [layer()?, layer()?];
     let mut workspace = MoeWorkspace::new(512, chosen, hidden, intermediate, experts, DType::BF16)?;
@@ -184,7 +191,8 @@ fn mixture_of_experts(bench: &mut Bench<'_>) -> Result<()> {
                 ids,
                 weights,
                 layer,
-                Activation::Silu,
+                Glu::Plain(Activation::Silu),
+                WeighExperts::Output,
                 &mut workspace,
             )
         });

@@ -15,7 +15,9 @@ mod tile;
 pub(crate) use floats::{Float, Floats};
 pub use isa::Isa;
 pub(crate) use isa::Kernel;
-pub(crate) use math::{exp, norm_row, silu};
+#[cfg(test)]
+pub(crate) use math::erf;
+pub(crate) use math::{clamp, exp, gelu_erf, gelu_tanh, mul_sigmoid, silu, tanh};
 pub(crate) use pool::{Parts, ThreadPool};
 pub(crate) use simd::{LANES, Simd};
 pub(crate) use tile::{Product, Rows, Weight, for_weight};

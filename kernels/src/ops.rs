@@ -8,42 +8,61 @@
 //!
 //! | op | writes | reads | meaning |
 //! |---|---|---|---|
-//! | [`embedding`] | out `[T,H]` | table any float `[V,H]`, ids u32 `[T]` | `out[t] = table[ids[t]]` |
-//! | [`rms_norm`] | out compute `[T,H]` | x `[T,H]`, weight any float `[H]`, eps | `x / sqrt(mean(x²) + eps) · weight` |
-//! | [`add_rms_norm`] | out compute `[T,H]`, residual `[T,H]` | delta `[T,H]`, weight `[H]`, eps | `residual += delta`, then `rms_norm` of it |
+//! | [`embedding`] | out `[T,H]` | table any float `[V,H]`, ids u32 `[T]`, scale | `out[t] = scale · table[ids[t]]` |
+//! | [`add_embedding`] | out `[T,H]` | table any float `[P,H]`, ids u32 `[T]` | `out[t] += table[ids[t]]` |
+//! | [`norm`] | out f32 or compute `[T,H]` | x `[T,H]`, [`Norm`] `[H]` | RMSNorm or LayerNorm of each row |
+//! | [`add_norm`] | out f32 or compute `[T,H]`, residual `[T,H]` | delta `[T,H]`, post [`Norm`]?, [`Norm`] | `residual += post(delta)`, then `norm` of it |
 //! | [`linear`] | out `[T,N]` | x compute `[T,K]`, [`Linear`] `[N,K]` with bias `[N]` | `x · weightᵀ + bias` |
-//! | [`qkv_rope_cache`] | q compute `[T,Hq,D]`, [`KvCacheMut`] compute `[B,Hkv,bs,D]` | qkv `[T,(Hq+2Hkv)·D]`, [`QkNorm`] `[D]`, [`RopeTable`] `[P,rotary/2]`, positions u32 `[T]`, slots u32 `[T]` | norm and rotate q and k; k and v go to their slots |
-//! | [`paged_attention`] | out compute `[T,Hq·D]` | q compute `[T,Hq,D]`, [`KvCache`], [`PagedSequences`], [`AttentionMask`], scale | `softmax(scale · q·kᵀ) · v` over each row's visible keys |
-//! | [`gated_activation`] | out compute `[T,I]` | gate_up `[T,2I]`, [`Activation`] | `act(gate) · up` |
-//! | [`route`] | ids u32 `[T,k]`, weights `[T,k]` | logits `[T,E]`, [`Router`] | the k most probable experts, best first, ties to the lowest id |
-//! | [`moe`] | out `[T,H]` | x compute `[T,H]`, ids, weights, [`Expert`]s `[E]`, [`Activation`], [`MoeWorkspace`] | `Σ_slot weights · down(act(gate(x)) · up(x))`, summed in slot order |
+//! | [`qkv_rope_cache`] | q compute `[T,Hq,D]`, [`KvCacheMut`] compute `[B,Hkv,bs,D]` | [`Qkv`] `[T,(Hq+2Hkv)·D]`, [`HeadTransform`], positions u32 `[T]`, slots u32 `[T]` | norm, rotate and scale q and k; k and v go to their slots |
+//! | [`paged_attention`] | out compute `[T,Hq·D]` | q compute `[T,Hq,D]`, [`KvCache`], [`PagedSequences`], [`AttentionParams`] | `softmax(scale · q·kᵀ) · v` over each row's visible keys |
+//! | [`gate_heads`] | x f32 or compute `[T,Hq·D]` | gate `[T,Hq]` | `x *= sigmoid(gate)` per head |
+//! | [`activation`] | out f32 or compute `[T,I]` | x `[T,I]`, [`Activation`] | `act(x)` |
+//! | [`gated_activation`] | out f32 or compute `[T,I]` | gate_up `[T,2I]`, [`Glu`] | `act(gate) · up` |
+//! | [`route`] | ids u32 `[T,k]`, weights `[T,k]` | logits `[T,E]`, [`Router`], [`RouterTables`] `[E]` | the k best experts, best first, ties to the lowest id |
+//! | [`moe`] | out `[T,H]` | x compute `[T,H]`, ids, weights, [`Experts`], [`Glu`], [`WeighExperts`], [`MoeWorkspace`] | `Σ_slot weights · down(glu(gate(x), up(x)))`, summed in slot order |
+//! | [`accumulate`] | out `[T,H]` | x `[T,H]`, gate `[T,1]`?, scale | `out = (out + sigmoid(gate) · x) · scale` |
+//! | [`adjust_logits`] | logits `[R,V]` | scale, softcap? | `scale · logits`, then `c · tanh(logits / c)` |
 //! | [`sample`] | out u32 `[R]` | logits `[.,V]`, [`SampleRow`]s `[R]`, [`SampleWorkspace`] | one token per row, as [`SampleParams`] says |
 //! | [`logprobs`] | [`TokenLogprobs`] `[R]` | logits `[.,V]`, [`LogprobRow`]s `[R]` | log-softmax of the target, its rank, the most probable tokens |
 //!
 //! Arguments that do not fit each other are errors before anything is written. Ids, positions, slots and block
 //! tables are checked against what they index.
 
+mod accumulate;
+mod activation;
+mod adjust_logits;
 mod check;
 mod embedding;
+mod experts;
+mod gate_heads;
 mod gated_activation;
 mod linear;
 mod logprobs;
 mod moe;
+mod norm;
 mod paged_attention;
 mod qkv_rope_cache;
-mod rms_norm;
 mod route;
 mod sample;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use embedding::embedding;
-pub use gated_activation::{Activation, gated_activation};
+pub use accumulate::accumulate;
+pub use activation::{Activation, activation};
+pub use adjust_logits::adjust_logits;
+pub use embedding::{add_embedding, embedding};
+pub use experts::{Expert, Experts};
+pub use gate_heads::gate_heads;
+pub use gated_activation::{Glu, gated_activation};
 pub use linear::{Linear, LinearPart, linear};
 pub use logprobs::{LogprobRow, TokenLogprobs, logprobs};
-pub use moe::{Expert, MoeWorkspace, moe};
-pub use paged_attention::{AttentionMask, KvCache, PagedSequences, paged_attention};
-pub use qkv_rope_cache::{KvCacheMut, QkNorm, RopeLayout, RopeTable, qkv_rope_cache};
-pub use rms_norm::{add_rms_norm, rms_norm};
-pub use route::{Router, route};
+pub use moe::{MoeWorkspace, WeighExperts, moe};
+pub use norm::{Norm, NormKind, add_norm, norm};
+pub use paged_attention::{AttentionMask, AttentionParams, KvCache, PagedSequences, paged_attention};
+pub use qkv_rope_cache::{
+    HeadTransform, KvCacheMut, NormOrder, NormSpan, QkNorm, Qkv, RopeLayout, RopeTable, qkv_rope_cache,
+};
+pub use route::{
+    ExpertGroups, GroupRank, Renormalize, Router, RouterLogits, RouterScore, RouterTables, route,
+};
 pub use sample::{NO_TOKEN, SampleParams, SampleRow, SampleWorkspace, SeenToken, sample};

@@ -6,7 +6,10 @@
 
 use mosu_kernels::{
     Device, Result, Tensor, View,
-    ops::{self, Activation, AttentionMask, Expert, PagedSequences, QkNorm, Router},
+    ops::{
+        self, Activation, AttentionMask, AttentionParams, Expert, Glu, HeadTransform, Norm, NormKind,
+        NormOrder, NormSpan, PagedSequences, QkNorm, Qkv, Renormalize, Router, RouterTables, WeighExperts,
+    },
 };
 
 use crate::{
@@ -94,15 +97,15 @@ impl Decoder {
     /// `hidden = embedding[token_ids]`
     fn embed(&mut self, inputs: &Inputs) -> Result<()> {
         let out = self.workspace.hidden.get_mut([inputs.rows, self.spec.hidden_size])?;
-        ops::embedding(&self.device, out, self.weights.embedding_table(), inputs.token_ids)
+        ops::embedding(&self.device, out, self.weights.embedding_table(), inputs.token_ids, 1.0)
     }
 
     /// `normed = norm(hidden)`
     fn norm(&mut self, t: usize, weight: impl Fn(&DecoderWeights) -> &Tensor) -> Result<()> {
         let Decoder { device, spec, weights, workspace: w, .. } = self;
         let shape = [t, spec.hidden_size];
-        let weight = weight(weights).view();
-        ops::rms_norm(device, w.normed.get_mut(shape)?, w.hidden.get(shape)?, weight, spec.rms_norm_eps)
+        let norm = rms_norm(weight(weights), spec);
+        ops::norm(device, w.normed.get_mut(shape)?, w.hidden.get(shape)?, norm)
     }
 
     /// `hidden += delta; normed = norm(hidden)`
@@ -111,7 +114,7 @@ impl Decoder {
         let shape = [t, spec.hidden_size];
         let (normed, hidden, delta) =
             (w.normed.get_mut(shape)?, w.hidden.get_mut(shape)?, w.delta.get(shape)?);
-        ops::add_rms_norm(device, normed, hidden, delta, weight(weights).view(), spec.rms_norm_eps)
+        ops::add_norm(device, normed, hidden, delta, None, rms_norm(weight(weights), spec))
     }
 
     /// `delta = o(attention(q, k, v))` of `normed`
@@ -122,15 +125,18 @@ impl Decoder {
             spec.layers[layer].attention;
         let weights = &weights.layers[layer];
         let qk_norm = weights.qk_norm.as_ref().map(|(q, k)| QkNorm {
-            q: q.view(),
-            k: k.view(),
+            weights: Some([q.view(), k.view()]),
+            span: NormSpan::Head,
+            order: NormOrder::BeforeRope,
             eps: spec.rms_norm_eps,
         });
+        let transform = HeadTransform { qk_norm, rope: Some(rope.layer(layer)), q_scale: None };
         let mask = match mask {
             Mask::Full => AttentionMask::Full,
             Mask::Sliding { window } => AttentionMask::Sliding { window },
         };
         let scale = (d as f32).powf(-0.5);
+        let params = AttentionParams { scale, mask, softcap: None, sinks: None, alibi_slopes: None };
 
         let qkv_shape = [t, (hq + 2 * hkv) * d];
         ops::linear(device, w.qkv.get_mut(qkv_shape)?, w.normed.get([t, h])?, &weights.qkv)?;
@@ -138,9 +144,8 @@ impl Decoder {
             device,
             w.q.get_mut([t, hq, d])?,
             cache.layer_mut(layer)?,
-            w.qkv.get(qkv_shape)?,
-            qk_norm,
-            rope.layer(layer),
+            Qkv::Fused(w.qkv.get(qkv_shape)?),
+            transform,
             inputs.positions,
             inputs.slots,
         )?;
@@ -150,8 +155,7 @@ impl Decoder {
             w.q.get([t, hq, d])?,
             cache.layer(layer),
             inputs.sequences,
-            mask,
-            scale,
+            params,
         )?;
         ops::linear(device, w.delta.get_mut([t, h])?, w.attended.get([t, hq * d])?, &weights.o_proj)
     }
@@ -165,19 +169,21 @@ impl Decoder {
                 let i = down.in_features();
                 ops::linear(device, w.gate_up.get_mut([t, 2 * i])?, w.normed.get([t, h])?, gate_up)?;
                 let (activated, gate_up) = (w.activated.get_mut([t, i])?, w.gate_up.get([t, 2 * i])?);
-                ops::gated_activation(device, activated, gate_up, Activation::Silu)?;
+                ops::gated_activation(device, activated, gate_up, Glu::Plain(Activation::Silu))?;
                 ops::linear(device, w.delta.get_mut([t, h])?, w.activated.get([t, i])?, down)
             }
             FfnWeights::Moe { spec, router, experts } => {
                 let (e, k) = ([t, spec.num_experts], [t, spec.num_experts_per_tok]);
                 ops::linear(device, w.router_logits.get_mut(e)?, w.normed.get([t, h])?, router)?;
-                let router = Router { renormalize: spec.renormalize };
+                let renormalize = if spec.renormalize { Renormalize::Sum } else { Renormalize::No };
+                let router = Router { renormalize, ..Router::default() };
                 let (ids, probabilities) = (w.expert_ids.get_mut(k)?, w.expert_weights.get_mut(k)?);
-                ops::route(device, ids, probabilities, w.router_logits.get(e)?, router)?;
+                let tables = RouterTables::default();
+                ops::route(device, ids, probabilities, w.router_logits.get(e)?, &router, tables)?;
                 let (ids, probabilities) = (w.expert_ids.get(k)?, w.expert_weights.get(k)?);
                 let (out, x) = (w.delta.get_mut([t, h])?, w.normed.get([t, h])?);
-                let memory = w.moe.layer(layer);
-                ops::moe(device, out, x, ids, probabilities, experts, Activation::Silu, memory)
+                let (glu, memory) = (Glu::Plain(Activation::Silu), w.moe.layer(layer));
+                ops::moe(device, out, x, ids, probabilities, experts, glu, WeighExperts::Output, memory)
             }
         }
     }
@@ -189,11 +195,14 @@ impl Decoder {
         let (r, h, v) = (rows.len(), spec.hidden_size, spec.vocab_size);
         // Picking rows of a table is what `embedding` does.
         let (picked, rows) = (w.logit_hidden.get_mut([r, h])?, View::from_slice([r], rows)?);
-        ops::embedding(device, picked, w.hidden.get([t, h])?, rows)?;
-        let norm = weights.final_norm.view();
-        let normed = w.logit_normed.get_mut([r, h])?;
-        ops::rms_norm(device, normed, w.logit_hidden.get([r, h])?, norm, spec.rms_norm_eps)?;
+        ops::embedding(device, picked, w.hidden.get([t, h])?, rows, 1.0)?;
+        let norm = rms_norm(&weights.final_norm, spec);
+        ops::norm(device, w.logit_normed.get_mut([r, h])?, w.logit_hidden.get([r, h])?, norm)?;
         ops::linear(device, w.logits.get_mut([r, v])?, w.logit_normed.get([r, h])?, weights.lm_head())?;
         Ok((device, w.logits.get([r, v])?))
     }
+}
+
+fn rms_norm<'a>(weight: &'a Tensor, spec: &DecoderSpec) -> Norm<'a> {
+    Norm { kind: NormKind::Rms, weight: weight.view(), bias: None, eps: spec.rms_norm_eps }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use half::{bf16, f16};
 use mosu_kernels::{
     DType, KernelError, Shape, Tensor, View,
-    ops::{Expert, Linear, LinearPart},
+    ops::{Expert, Experts, Linear, LinearPart},
 };
 
 use crate::{
@@ -91,12 +91,9 @@ pub(crate) struct LayerWeights {
 
 impl LayerWeights {
     fn size_in_bytes(&self) -> usize {
-        let expert = |expert: &Expert| expert.gate_up.size_in_bytes() + expert.down.size_in_bytes();
         let ffn = match &self.ffn {
-            FfnWeights::Dense(network) => expert(network),
-            FfnWeights::Moe { router, experts, .. } => {
-                router.size_in_bytes() + experts.iter().map(expert).sum::<usize>()
-            }
+            FfnWeights::Dense(network) => network.size_in_bytes(),
+            FfnWeights::Moe { router, experts, .. } => router.size_in_bytes() + experts.size_in_bytes(),
         };
         let qk_norm = self.qk_norm.as_ref().map_or(0, |(q, k)| q.size_in_bytes() + k.size_in_bytes());
         let norms = self.attention_norm.size_in_bytes() + self.ffn_norm.size_in_bytes() + qk_norm;
@@ -115,7 +112,7 @@ pub(crate) enum FfnWeights {
         /// Scores the experts.
         router: Linear,
         /// E of them.
-        experts: Vec<Expert>,
+        experts: Experts,
     },
 }
 
@@ -233,7 +230,7 @@ impl Claims<'_> {
                     let prefix = format!("{prefix}{}.{e}.", names.experts);
                     self.gated(&prefix, &names.expert, intermediate_size, false)
                 };
-                let experts = (0..num_experts).map(expert).collect::<Result<_, _>>()?;
+                let experts = Experts::new((0..num_experts).map(expert).collect::<Result<_, _>>()?)?;
                 Ok(FfnWeights::Moe { spec, router, experts })
             }
         }

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 
 use super::simd::{LANES, Simd};
-use crate::{DType, Element, View};
+use crate::{DType, Element, Result, View};
 
 /// A float type that vectors are loaded from.
 pub(crate) trait Float: Element {
@@ -50,13 +50,15 @@ pub(crate) enum Floats<'a> {
 }
 
 impl<'a> Floats<'a> {
-    /// The elements of a float tensor; `None` for integers.
-    pub(crate) fn new(view: View<'a>) -> Option<Floats<'a>> {
+    /// The elements of a float tensor.
+    ///
+    /// # Errors
+    /// When they are integers.
+    pub(crate) fn new(view: View<'a>) -> Result<Floats<'a>> {
         match view.dtype() {
-            DType::F32 => Some(Floats::F32(view.elements())),
-            DType::F16 => Some(Floats::F16(view.elements())),
-            DType::BF16 => Some(Floats::BF16(view.elements())),
-            DType::U32 => None,
+            DType::F32 | DType::U32 => Ok(Floats::F32(view.as_slice()?)),
+            DType::F16 => Ok(Floats::F16(view.as_slice()?)),
+            DType::BF16 => Ok(Floats::BF16(view.as_slice()?)),
         }
     }
 

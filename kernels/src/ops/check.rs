@@ -1,6 +1,6 @@
 //! Checks of arguments, and how much of a small op is worth a task.
 
-use crate::{DType, KernelError, Result, Shape, View, ViewMut, cpu::Floats};
+use crate::{DType, KernelError, Result, Shape, View, ViewMut};
 
 /// Elements that one thread handles in about the time that waking another takes.
 pub(super) const TASK_ELEMENTS: usize = 16 * 1024;
@@ -72,19 +72,28 @@ impl Check {
         Err(KernelError::DType { op: self.0, arg, found, expected })
     }
 
-    /// The elements of an argument of any float type.
-    pub(super) fn floats<'a>(self, arg: &'static str, view: View<'a>) -> Result<Floats<'a>> {
-        let found = view.dtype();
-        self.that(view.cuda_ptr().is_none(), || format!("`{arg}` lies in device memory"))?;
-        Floats::new(view).ok_or(KernelError::DType { op: self.0, arg, found, expected: DType::F32 })
-    }
-
-    /// The argument is of a float type.
+    /// The argument is of some float type.
     pub(super) fn float(self, arg: &'static str, tensor: &impl Checked) -> Result<()> {
         match tensor.dtype() {
+            DType::F32 | DType::F16 | DType::BF16 => Ok(()),
             DType::U32 => self.dtype(arg, tensor, DType::F32),
-            _ => Ok(()),
         }
+    }
+
+    /// The argument is of a type that activations have.
+    pub(super) fn activations(self, arg: &'static str, tensor: &impl Checked) -> Result<()> {
+        match tensor.dtype() {
+            DType::F32 => Ok(()),
+            _ => self.dtype(arg, tensor, DType::BF16),
+        }
+    }
+
+    /// A softcap is positive and finite.
+    pub(super) fn softcap(self, cap: Option<f32>) -> Result<()> {
+        let cap = cap.unwrap_or(1.0);
+        self.that(cap > 0.0 && cap.is_finite(), || {
+            format!("the softcap is {cap}, expected a positive number")
+        })
     }
 
     /// The dimensions of an argument that has `N` of them.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::check::Check;
 use crate::{
-    DType, Device, Result, Tensor, View, ViewMut,
+    CpuDevice, DType, Device, Result, Tensor, View, ViewMut,
     cpu::{Floats, Parts, Product, Rows, Weight, for_weight},
 };
 
@@ -33,8 +33,8 @@ impl LinearPart {
     }
 
     /// The bias, which [`Linear::new`] knows to be of a float type.
-    fn bias(&self) -> Option<Floats<'_>> {
-        self.bias.as_ref().and_then(|bias| Floats::new(bias.view()))
+    pub(super) fn bias(&self) -> Option<Floats<'_>> {
+        self.bias.as_ref().and_then(|bias| Floats::new(bias.view()).ok())
     }
 }
 
@@ -52,10 +52,10 @@ impl Linear {
         for LinearPart { weight, bias } in &parts {
             let [rows, _] = check.dims("weight", &weight.view())?;
             check.is("weight", &weight.view(), [rows, in_features], dtype)?;
-            check.floats("weight", weight.view())?;
+            check.float("weight", &weight.view())?;
             if let Some(bias) = bias {
                 check.shape("bias", &bias.view(), [rows])?;
-                check.floats("bias", bias.view())?;
+                check.float("bias", &bias.view())?;
             }
             out_features += rows;
         }
@@ -106,14 +106,14 @@ pub fn linear(device: &Device, out: ViewMut<'_>, x: View<'_>, linear: &Linear) -
     let [rows, _] = check.dims("x", &x)?;
     check.is("x", &x, [rows, linear.in_features], linear.dtype.compute())?;
     check.is("out", &out, [rows, linear.out_features], DType::F32)?;
-    for_weight!(linear.dtype, "linear", "weight", W => multiply::<W>(device, out, x, linear))
+    let cpu = device.as_cpu(check.0)?;
+    for_weight!(linear.dtype, "linear", "weight", W => multiply::<W>(cpu, out, x, linear))
 }
 
-fn multiply<W: Weight>(device: &Device, out: ViewMut<'_>, x: View<'_>, linear: &Linear) -> Result<()> {
+fn multiply<W: Weight>(cpu: &CpuDevice, out: ViewMut<'_>, x: View<'_>, linear: &Linear) -> Result<()> {
     let rows = x.shape().dims()[0];
     let input = Rows { data: x.as_slice::<W::Input>()?, width: linear.in_features, select: None };
     let out = Parts::new(out.into_mut_slice()?);
-    let cpu = device.as_cpu("linear")?;
     let blocks = Blocks::new::<W>(rows, linear, cpu.threads());
     let tasks = linear.parts.iter().map(|part| blocks.count(part.out_features())).sum();
     cpu.pool.run(tasks, |task| {
@@ -231,7 +231,7 @@ mod tests {
                 assert_same_bits(&part, &all[(100 - batch) * (n[0] + n[1])..], "linear");
             }
             match &first {
-                Some((isa, bits)) if *isa == kind(&device) => assert_same_bits(&all, bits, "threads"),
+                Some((seen, bits)) if *seen == kind(&device) => assert_same_bits(&all, bits, "threads"),
                 _ => first = Some((kind(&device), all)),
             }
         }

@@ -4,7 +4,8 @@ use std::{num::NonZeroUsize, sync::OnceLock};
 
 use half::{bf16, f16};
 
-use crate::{Device, Element, Isa, Shape, Tensor};
+use super::{Activation, Glu, paged_attention::CacheElement};
+use crate::{DType, Device, Element, Isa, Shape, Tensor, cpu::erf};
 
 /// Reproducible numbers (SplitMix64).
 pub(super) struct Random(u64);
@@ -66,6 +67,68 @@ pub(super) fn kind(device: &Device) -> String {
 /// A tensor in the device's memory.
 pub(super) fn upload<T: Element>(device: &Device, shape: impl Into<Shape>, data: &[T]) -> Tensor {
     Tensor::from_slice(shape, data).unwrap().to_device(device).unwrap()
+}
+
+/// A tensor in the device's memory, to write to: every float is NaN.
+pub(super) fn empty(device: &Device, shape: impl Into<Shape>, dtype: DType) -> Tensor {
+    let shape = shape.into();
+    let n = shape.elements();
+    match dtype {
+        DType::F32 => upload(device, shape, &vec![f32::NAN; n]),
+        DType::F16 => upload(device, shape, &vec![f16::NAN; n]),
+        DType::BF16 => upload(device, shape, &vec![bf16::NAN; n]),
+        DType::U32 => upload(device, shape, &vec![u32::MAX; n]),
+    }
+}
+
+/// The elements of a tensor in the device's memory.
+pub(super) fn to_vec<T: Element>(device: &Device, tensor: &Tensor) -> Vec<T> {
+    tensor.to_vec(device).unwrap()
+}
+
+/// Where element `d` of the key at `offset` lies in a KV block of a head on `device`: the CPU's are transposed.
+pub(super) fn key_index<T: CacheElement>(
+    device: &Device,
+    d: usize,
+    offset: usize,
+    block_size: usize,
+    head_dim: usize,
+) -> usize {
+    match device {
+        Device::Cpu(_) => T::key_index(d, offset, block_size),
+        Device::Cuda(_) => offset * head_dim + d,
+    }
+}
+
+impl Activation {
+    /// Its definition.
+    pub(super) fn in_f64(self, x: f64) -> f64 {
+        match self {
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::GeluTanh => {
+                x / 2.0 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+            }
+            Activation::GeluErf => x / 2.0 * (1.0 + erf(x / 2f64.sqrt())),
+        }
+    }
+}
+
+impl Glu {
+    /// Its definition.
+    pub(super) fn in_f64(self, gate: f64, up: f64) -> f64 {
+        match self {
+            Glu::Plain(act) => act.in_f64(gate) * up,
+            Glu::SwigluOai { alpha, limit } => {
+                let (alpha, limit) = (f64::from(alpha), f64::from(limit));
+                let gate = gate.min(limit);
+                (up.clamp(-limit, limit) + 1.0) * gate / (1.0 + (-alpha * gate).exp())
+            }
+            Glu::Clamped { act, limit } => {
+                let limit = f64::from(limit);
+                act.in_f64(gate).min(limit) * up.clamp(-limit, limit)
+            }
+        }
+    }
 }
 
 /// One device per instruction set of this machine.

@@ -1,0 +1,124 @@
+//! The experts of a layer.
+
+use super::{check::Check, linear::Linear};
+use crate::{DType, Result};
+
+/// A gated feed-forward network.
+#[derive(Debug)]
+pub struct Expert {
+    /// `[2I, H]` as two parts, gate and up.
+    pub gate_up: Linear,
+    /// `[H, I]`
+    pub down: Linear,
+}
+
+/// E experts of one shape and type. All have biases, or none has.
+#[derive(Debug)]
+pub struct Experts {
+    experts: Vec<Expert>,
+    hidden: usize,
+    intermediate: usize,
+    dtype: DType,
+    biased: bool,
+}
+
+impl Expert {
+    /// Size of weights and biases.
+    pub fn size_in_bytes(&self) -> usize {
+        self.gate_up.size_in_bytes() + self.down.size_in_bytes()
+    }
+
+    fn biases(&self) -> impl Iterator<Item = bool> {
+        self.gate_up.parts().iter().chain(self.down.parts()).map(|part| part.bias.is_some())
+    }
+}
+
+impl Experts {
+    /// The experts of a layer, in order of their ids.
+    ///
+    /// # Errors
+    /// When there is none, or one differs from the first, or is not made of gate, up and down.
+    pub fn new(experts: Vec<Expert>) -> Result<Experts> {
+        let check = Check("Experts::new");
+        let first = experts.first().ok_or_else(|| check.error("no experts".into()))?;
+        let (hidden, intermediate) = (first.down.out_features(), first.down.in_features());
+        let (dtype, biased) = (first.down.dtype(), first.down.parts().iter().any(|part| part.bias.is_some()));
+        for (i, Expert { gate_up, down }) in experts.iter().enumerate() {
+            let is = |linear: &Linear, parts: usize, [n, k]: [usize; 2]| {
+                linear.parts().len() == parts
+                    && linear.parts().iter().all(|part| part.out_features() == n)
+                    && linear.in_features() == k
+                    && linear.dtype() == dtype
+            };
+            let fits = is(gate_up, 2, [intermediate, hidden]) && is(down, 1, [hidden, intermediate]);
+            check.that(fits, || {
+                format!("expert {i} is not a {dtype} network of {hidden} to {intermediate}")
+            })?;
+            check.that(experts[i].biases().all(|bias| bias == biased), || {
+                format!("expert {i} differs from expert 0 in its biases")
+            })?;
+        }
+        Ok(Experts { experts, hidden, intermediate, dtype, biased })
+    }
+
+    /// Each of them, in order of their ids.
+    pub fn as_slice(&self) -> &[Expert] {
+        &self.experts
+    }
+
+    /// H, the width of inputs and outputs.
+    pub fn hidden_size(&self) -> usize {
+        self.hidden
+    }
+
+    /// I, the width in between.
+    pub fn intermediate_size(&self) -> usize {
+        self.intermediate
+    }
+
+    /// Element type of the weights.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// All have biases.
+    pub fn biased(&self) -> bool {
+        self.biased
+    }
+
+    /// Size of weights and biases.
+    pub fn size_in_bytes(&self) -> usize {
+        self.experts.iter().map(Expert::size_in_bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Tensor, ops::LinearPart};
+
+    fn linear(parts: usize, n: usize, k: usize, biased: bool) -> Linear {
+        let part = |_| LinearPart {
+            weight: Tensor::zeros([n, k], DType::F32).unwrap(),
+            bias: biased.then(|| Tensor::zeros([n], DType::F32).unwrap()),
+        };
+        Linear::new((0..parts).map(part).collect()).unwrap()
+    }
+
+    #[test]
+    fn misfits_are_named() {
+        let good = || Expert { gate_up: linear(2, 3, 8, false), down: linear(1, 8, 3, false) };
+        let message = |second| Experts::new(vec![good(), second]).unwrap_err().to_string();
+        assert_eq!(Experts::new(vec![good(), good()]).unwrap().intermediate_size(), 3);
+        assert_eq!(Experts::new(vec![]).unwrap_err().to_string(), "Experts::new: no experts");
+        let misfit = "Experts::new: expert 1 is not a float32 network of 8 to 3";
+        for (parts, n, down) in [(1, 6, 3), (2, 4, 3), (2, 3, 4)] {
+            let second = Expert { gate_up: linear(parts, n, 8, false), down: linear(1, 8, down, false) };
+            assert_eq!(message(second), misfit);
+        }
+        assert_eq!(
+            message(Expert { gate_up: linear(2, 3, 8, false), down: linear(1, 8, 3, true) }),
+            "Experts::new: expert 1 differs from expert 0 in its biases"
+        );
+    }
+}

@@ -1,0 +1,119 @@
+//! What `moe` needs between its steps.
+
+use crate::{
+    DType, Result, Tensor,
+    ops::{check::Check, experts::Experts},
+};
+
+/// What [`moe`](super::moe) needs between its steps, for up to a number of rows. A *visit* is a (row, slot) pair; visits
+/// are sorted by expert.
+#[derive(Debug)]
+pub struct MoeWorkspace {
+    max_rows: usize,
+    pub(super) chosen: usize,
+    hidden: usize,
+    intermediate: usize,
+    experts: usize,
+    compute: DType,
+    /// `[E + 1]` first visit of each expert, then their number.
+    pub(super) starts: Vec<u32>,
+    /// `[E]` experts that have visits.
+    pub(super) active: Vec<u32>,
+    /// `[max_rows · k]` the row of each visit.
+    pub(super) rows: Vec<u32>,
+    /// `[max_rows · k]` the (row, slot) pair of each visit, as `row · k + slot`.
+    pub(super) pairs: Vec<u32>,
+    /// `[max_rows · k]` where each (row, slot) pair stands among the visits.
+    pub(super) places: Vec<u32>,
+    /// f32 `[max_rows · k, 2I]`
+    pub(super) gate_up: Tensor,
+    /// compute `[max_rows · k, I]`
+    pub(super) activated: Tensor,
+    /// f32 `[max_rows · k, H]`
+    pub(super) down: Tensor,
+}
+
+impl MoeWorkspace {
+    /// A workspace for up to `max_rows` rows that each visit `chosen` of `experts` experts, whose weights have the
+    /// given sizes and type.
+    ///
+    /// # Errors
+    /// When memory is short.
+    pub fn new(
+        max_rows: usize,
+        chosen: usize,
+        hidden: usize,
+        intermediate: usize,
+        experts: usize,
+        dtype: DType,
+    ) -> Result<MoeWorkspace> {
+        let visits = max_rows.saturating_mul(chosen);
+        Ok(MoeWorkspace {
+            max_rows,
+            chosen,
+            hidden,
+            intermediate,
+            experts,
+            compute: dtype.compute(),
+            gate_up: Tensor::zeros([visits, intermediate.saturating_mul(2)], DType::F32)?,
+            activated: Tensor::zeros([visits, intermediate], dtype.compute())?,
+            down: Tensor::zeros([visits, hidden], DType::F32)?,
+            starts: vec![0; experts + 1],
+            active: vec![0; experts],
+            rows: vec![0; visits],
+            pairs: vec![0; visits],
+            places: vec![0; visits],
+        })
+    }
+
+    /// Its size in bytes.
+    pub fn bytes(&self) -> usize {
+        let indices = self.starts.len() + self.active.len() + 3 * self.rows.len();
+        let tensors = [&self.gate_up, &self.activated, &self.down];
+        4 * indices + tensors.map(Tensor::size_in_bytes).iter().sum::<usize>()
+    }
+
+    /// It was made for these experts and has room for these rows.
+    pub(super) fn check(&self, check: Check, rows: usize, chosen: usize, experts: &Experts) -> Result<()> {
+        check.that(rows <= self.max_rows && chosen == self.chosen, || {
+            let (max_rows, k) = (self.max_rows, self.chosen);
+            format!("{rows} rows with {chosen} experts each, the workspace is for {max_rows} with {k}")
+        })?;
+        let describe = |(experts, hidden, intermediate, compute): (usize, usize, usize, DType)| {
+            format!("{experts} experts of {hidden} to {intermediate} in {compute}")
+        };
+        let ours = (self.experts, self.hidden, self.intermediate, self.compute);
+        let (hidden, intermediate) = (experts.hidden_size(), experts.intermediate_size());
+        let theirs = (experts.as_slice().len(), hidden, intermediate, experts.dtype().compute());
+        check
+            .that(ours == theirs, || format!("{}, the workspace is for {}", describe(theirs), describe(ours)))
+    }
+
+    /// Sorts the visits by expert (a counting sort, so in order of rows within one). Returns the number of active
+    /// experts.
+    pub(super) fn sort(&mut self, ids: &[u32]) -> usize {
+        self.starts.fill(0);
+        for &id in ids {
+            self.starts[id as usize + 1] += 1;
+        }
+        let mut active = 0;
+        for expert in 0..self.experts {
+            if self.starts[expert + 1] > 0 {
+                self.active[active] = expert as u32;
+                active += 1;
+            }
+            self.starts[expert + 1] += self.starts[expert];
+        }
+        // Each start moves to its expert's end while visits are placed, and back afterwards.
+        for (pair, &id) in ids.iter().enumerate() {
+            let place = self.starts[id as usize];
+            self.starts[id as usize] += 1;
+            self.rows[place as usize] = (pair / self.chosen) as u32;
+            self.pairs[place as usize] = pair as u32;
+            self.places[pair] = place;
+        }
+        self.starts.copy_within(..self.experts, 1);
+        self.starts[0] = 0;
+        active
+    }
+}
