@@ -133,13 +133,7 @@ fn attention(bench: &mut Bench<'_>) -> Result<()> {
             Work::Flop((sequences * keys * heads * head_dim * 4) as f64)
         };
         let q = View::from_slice([all, heads, head_dim], &q)?;
-        let params = AttentionParams {
-            scale: 0.088,
-            mask: AttentionMask::Full,
-            softcap: None,
-            sinks: None,
-            alibi_slopes: None,
-        };
+        let params = AttentionParams::new(0.088, AttentionMask::Full);
         let cache = KvCache { k: k.view(), v: v.view() };
         bench.op(&format!("attention, {sequences} x {rows} rows, {context} tokens"), work, |device| {
             paged_attention(device, out.view_mut()?, q, cache, pages, params)

@@ -130,13 +130,13 @@ impl Decoder {
             order: NormOrder::BeforeRope,
             eps: spec.rms_norm_eps,
         });
-        let transform = HeadTransform { qk_norm, rope: Some(rope.layer(layer)), q_scale: None };
+        let transform = HeadTransform { qk_norm, rope: Some(rope.layer(layer)) };
         let mask = match mask {
             Mask::Full => AttentionMask::Full,
             Mask::Sliding { window } => AttentionMask::Sliding { window },
         };
         let scale = (d as f32).powf(-0.5);
-        let params = AttentionParams { scale, mask, softcap: None, sinks: None, alibi_slopes: None };
+        let params = AttentionParams::new(scale, mask);
 
         let qkv_shape = [t, (hq + 2 * hkv) * d];
         ops::linear(device, w.qkv.get_mut(qkv_shape)?, w.normed.get([t, h])?, &weights.qkv)?;

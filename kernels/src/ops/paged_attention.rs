@@ -73,8 +73,8 @@ impl AttentionMask {
     }
 }
 
-/// How scores become weights. A score is `scale · q·k`, then `c · tanh(score / c)` with a softcap c, then
-/// `+ slope · (k - q)` of the positions with ALiBi.
+/// How scores become weights. A score is `scale · q·k`, then `c · tanh(score / c)` with a softcap c, then times the
+/// temperature of the query's position, then `+ slope · (k - q)` of the positions with ALiBi.
 #[derive(Clone, Copy)]
 pub struct AttentionParams<'a> {
     /// Factor of `q·k`.
@@ -83,10 +83,19 @@ pub struct AttentionParams<'a> {
     pub mask: AttentionMask,
     /// Bound of the scores.
     pub softcap: Option<f32>,
+    /// f32 `[P]`: a factor of the scores by the query's position.
+    pub temperature: Option<View<'a>>,
     /// Any float `[Hq]`: one more logit of each head's softmax, without a value.
     pub sinks: Option<View<'a>>,
     /// f32 `[Hq]` (Press et al. 2021, arXiv 2108.12409).
     pub alibi_slopes: Option<View<'a>>,
+}
+
+impl AttentionParams<'_> {
+    /// Nothing but a scale and a mask.
+    pub fn new(scale: f32, mask: AttentionMask) -> Self {
+        AttentionParams { scale, mask, softcap: None, temperature: None, sinks: None, alibi_slopes: None }
+    }
 }
 
 /// `out = softmax(scores) · v` over the keys that each row sees, head by head; `Hq / Hkv` query heads in a row share a
@@ -102,7 +111,7 @@ pub struct AttentionParams<'a> {
 ///
 /// # Errors
 /// When shapes or types do not fit, D is odd or over 512, a window, chunk or softcap is not positive, or the sequences
-/// contradict themselves.
+/// contradict themselves or go beyond the temperatures.
 pub fn paged_attention(
     device: &Device,
     out: ViewMut<'_>,
@@ -123,6 +132,10 @@ pub fn paged_attention(
     sequences.check(check)?;
     params.mask.check(check)?;
     check.softcap(params.softcap)?;
+    if let Some(temperature) = params.temperature {
+        let [_] = check.dims("temperature", &temperature)?;
+        check.dtype("temperature", &temperature, DType::F32)?;
+    }
     if let Some(sinks) = params.sinks {
         check.shape("sinks", &sinks, [heads])?;
         check.float("sinks", &sinks)?;

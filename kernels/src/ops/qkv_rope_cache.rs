@@ -88,16 +88,14 @@ pub struct HeadTransform<'a> {
     pub qk_norm: Option<QkNorm<'a>>,
     /// Rotates both; None for layers without positions.
     pub rope: Option<RopeTable<'a>>,
-    /// f32 `[P]`: a factor of q by its position, at last.
-    pub q_scale: Option<View<'a>>,
 }
 
-/// Norms, rotates and scales q and k, and writes k and v to their slots.
+/// Norms and rotates q and k, and writes k and v to their slots.
 ///
 /// - `q`: compute `[T, Hq, D]`
 /// - `cache`: compute `[B, Hkv, bs, D]`
 /// - `qkv`: f32, as [`Qkv`] says
-/// - `positions`: u32 `[T]`, rows of the tables
+/// - `positions`: u32 `[T]`, rows of the rope table
 /// - `slots`: u32 `[T]`, `KV block · bs + offset`; of two rows with the same slot the later wins
 ///
 /// # Errors
@@ -183,16 +181,6 @@ impl HeadTransform<'_> {
                 format!("cannot rotate {} of a head's {head_dim} elements", 2 * half)
             })?;
         }
-        if let Some(scale) = self.q_scale {
-            let [_] = check.dims("q_scale", &scale)?;
-            check.dtype("q_scale", &scale, DType::F32)?;
-        }
         Ok(())
-    }
-
-    /// Positions that the tables have.
-    fn positions(&self) -> Option<usize> {
-        let views = [self.rope.map(|rope| rope.cos), self.q_scale];
-        views.into_iter().flatten().map(|view| view.shape().dims()[0]).min()
     }
 }

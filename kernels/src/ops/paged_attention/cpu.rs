@@ -25,10 +25,25 @@ pub(super) fn paged_attention(
     let sequences = Sequences::new(check, sequences, params.mask, rows, block_size, blocks)?;
     let group = heads / kv_heads;
     let AttentionParams { scale, mask, softcap, .. } = params;
+    let temperature = params.temperature.map(|temperature| temperature.as_slice::<f32>()).transpose()?;
+    if let Some(temperature) = temperature {
+        sequences.end_within(check, temperature.len())?;
+    }
     let sinks = params.sinks.map(Floats::new).transpose()?;
     let slopes = params.alibi_slopes.map(|slopes| slopes.as_slice()).transpose()?;
-    let shape =
-        Geometry { heads, kv_heads, group, head_dim, block_size, mask, scale, softcap, sinks, slopes };
+    let shape = Geometry {
+        heads,
+        kv_heads,
+        group,
+        head_dim,
+        block_size,
+        mask,
+        scale,
+        softcap,
+        temperature,
+        sinks,
+        slopes,
+    };
     match q.dtype() {
         DType::F32 => run::<f32>(cpu, out, q, cache, sequences, shape),
         _ => run::<bf16>(cpu, out, q, cache, sequences, shape),
@@ -46,6 +61,8 @@ struct Geometry<'a> {
     mask: AttentionMask,
     scale: f32,
     softcap: Option<f32>,
+    /// `[P]`
+    temperature: Option<&'a [f32]>,
     /// `[Hq]`
     sinks: Option<Floats<'a>>,
     /// `[Hq]`
@@ -100,6 +117,16 @@ impl<'a> Sequences<'a> {
             }
         }
         Ok(sequences)
+    }
+
+    /// No sequence has more than `positions` tokens.
+    fn end_within(&self, check: Check, positions: usize) -> Result<()> {
+        let beyond = self.context_lens.iter().position(|&context| context as usize > positions);
+        check.that(beyond.is_none(), || {
+            let sequence = beyond.unwrap_or_default();
+            let context = self.context_lens[sequence];
+            format!("sequence {sequence} has {context} tokens, temperatures end at {positions}")
+        })
     }
 
     fn table(&self, sequence: usize) -> &'a [u32] {
@@ -479,14 +506,17 @@ impl<T: CacheElement> Tile<'_, T> {
         }
     }
 
-    /// Softcap and ALiBi of query `i`'s scores with the keys from position `start`.
+    /// Softcap, temperature and ALiBi of query `i`'s scores with the keys from position `start`.
     #[inline(always)]
     fn adjust<S: Simd>(&self, s: S, mut scores: S::V, start: usize, i: usize) -> S::V {
         if let Some(cap) = self.shape.softcap {
             scores = softcapped(s, scores, cap);
         }
+        let query = self.visible(i).end - 1;
+        if let Some(temperature) = self.shape.temperature {
+            scores = s.mul(scores, s.splat(temperature[query]));
+        }
         if let Some(slopes) = self.shape.slopes {
-            let query = self.visible(i).end - 1;
             let distance = s.add(s.splat(start as f32 - query as f32), f32::load(s, &LANE_NUMBERS));
             scores = s.mul_add(s.splat(slopes[self.head(i)]), distance, scores);
         }

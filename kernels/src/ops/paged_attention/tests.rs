@@ -12,6 +12,7 @@ struct Case<T> {
     block_size: usize,
     mask: AttentionMask,
     softcap: Option<f32>,
+    temperature: Option<Vec<f32>>,
     sinks: Option<Vec<f32>>,
     slopes: Option<Vec<f32>>,
     /// Per sequence: rows of the step, tokens in the cache.
@@ -35,9 +36,22 @@ impl<T: CacheElement + Rounded> Case<T> {
         let (keys, vs) = (cached(), cached());
         let q = values(rows * heads[0] * head_dim);
         let mask = AttentionMask::Full;
-        let (softcap, sinks, slopes) = (None, None, None);
+        let (softcap, temperature, sinks, slopes) = (None, None, None, None);
         let lengths = lengths.to_vec();
-        Case { heads, head_dim, block_size, mask, softcap, sinks, slopes, lengths, q, keys, values: vs }
+        Case {
+            heads,
+            head_dim,
+            block_size,
+            mask,
+            softcap,
+            temperature,
+            sinks,
+            slopes,
+            lengths,
+            q,
+            keys,
+            values: vs,
+        }
     }
 
     fn masked(self, mask: AttentionMask) -> Case<T> {
@@ -46,6 +60,11 @@ impl<T: CacheElement + Rounded> Case<T> {
 
     fn capped(self, cap: f32) -> Case<T> {
         Case { softcap: Some(cap), ..self }
+    }
+
+    fn with_temperature(self) -> Case<T> {
+        let longest = self.lengths.iter().map(|&(_, context)| context).max().unwrap();
+        Case { temperature: Some(Random::new(11).floats(longest, 2.0)), ..self }
     }
 
     fn with_sinks(self) -> Case<T> {
@@ -93,8 +112,9 @@ impl<T: CacheElement + Rounded> Case<T> {
                             Some(cap) => cap * (score / cap).tanh(),
                             None => score,
                         };
+                        let temperature = self.temperature.as_ref().map_or(1.0, |t| f64::from(t[position]));
                         let slope = self.slopes.as_ref().map_or(0.0, |slopes| f64::from(slopes[head]));
-                        capped + slope * (at as f64 - position as f64)
+                        capped * temperature + slope * (at as f64 - position as f64)
                     };
                     let weights: Vec<f64> = (first..=position).map(|at| score(at).exp()).collect();
                     let sink = self.sinks.as_ref().map_or(0.0, |sinks| f64::from(sinks[head]).exp());
@@ -148,6 +168,7 @@ impl<T: CacheElement + Rounded> Case<T> {
         let cache = [blocks, kv_heads, bs, d];
         let vector = |x: &Option<Vec<f32>>| x.as_ref().map(|x| upload(device, [x.len()], x));
         let (sinks, slopes) = (vector(&self.sinks), vector(&self.slopes));
+        let temperature = vector(&self.temperature);
         paged_attention(
             device,
             out.view_mut().unwrap(),
@@ -162,6 +183,7 @@ impl<T: CacheElement + Rounded> Case<T> {
                 scale: SCALE,
                 mask: self.mask,
                 softcap: self.softcap,
+                temperature: temperature.as_ref().map(Tensor::view),
                 sinks: sinks.as_ref().map(Tensor::view),
                 alibi_slopes: slopes.as_ref().map(Tensor::view),
             },
@@ -238,14 +260,15 @@ fn chunks_see_only_their_keys() {
 }
 
 #[test]
-fn softcaps_sinks_and_alibi() {
+fn softcaps_temperatures_sinks_and_alibi() {
     let case = || Case::<f32>::new([4, 2], 16, 16, &LENGTHS);
     case().capped(1.5).check(2e-6);
     case().with_sinks().check(2e-6);
     case().with_slopes().check(4e-6);
+    case().with_temperature().check(4e-6);
     let sliding = AttentionMask::Sliding { window: 7 };
     case().masked(sliding).with_sinks().check(2e-6);
-    case().masked(sliding).capped(2.0).with_slopes().with_sinks().check(4e-6);
+    case().masked(sliding).capped(2.0).with_temperature().with_slopes().with_sinks().check(4e-6);
     Case::<bf16>::new([6, 2], 16, 16, &LENGTHS).capped(2.0).with_slopes().with_sinks().check(0.01);
 }
 
@@ -255,13 +278,7 @@ fn contradictions_are_named() {
     let (k, v) = (zeros([4, 1, 16, 8]), zeros([4, 1, 16, 8]));
     let q = Tensor::zeros([2, 1, 8], DType::F32).unwrap();
     let slopes = Tensor::zeros([3], DType::F32).unwrap();
-    let plain = AttentionParams {
-        scale: 1.0,
-        mask: AttentionMask::Full,
-        softcap: None,
-        sinks: None,
-        alibi_slopes: None,
-    };
+    let plain = AttentionParams::new(1.0, AttentionMask::Full);
     let message_of = |params, starts: &[u32], contexts: &[u32], table: &[u32]| {
         let mut out = Tensor::zeros([2, 8], DType::F32).unwrap();
         let sequences = PagedSequences {
@@ -287,6 +304,7 @@ fn contradictions_are_named() {
         (AttentionParams { mask: AttentionMask::Sliding { window: 0 }, ..plain }, "the window is empty"),
         (AttentionParams { mask: AttentionMask::Chunked { chunk: 0 }, ..plain }, "the chunks are empty"),
         (AttentionParams { softcap: Some(-2.0), ..plain }, "the softcap is -2, expected a positive number"),
+        (AttentionParams { temperature: sinks, ..plain }, "sequence 0 has 20 tokens, temperatures end at 3"),
         (AttentionParams { sinks, ..plain }, "`sinks` has shape [3], expected [1]"),
         (AttentionParams { alibi_slopes: sinks, ..plain }, "`alibi_slopes` has shape [3], expected [1]"),
     ] {

@@ -27,8 +27,8 @@ pub(super) fn qkv_rope_cache(
     let [heads, head_dim] = [q.shape().dims()[1], q.shape().dims()[2]];
     let [blocks, kv_heads, block_size] = [0, 1, 2].map(|i| cache.k.shape().dims()[i]);
     let (positions, slots) = (positions.as_slice::<u32>()?, slots.as_slice::<u32>()?);
-    if let Some(limit) = transform.positions() {
-        check.indices("positions", positions, limit)?;
+    if let Some(rope) = transform.rope {
+        check.indices("positions", positions, rope.cos.shape().dims()[0])?;
     }
     check.indices("slots", slots, blocks * block_size)?;
     let shape = HeadShape { heads, kv_heads, head_dim, block_size };
@@ -39,7 +39,6 @@ pub(super) fn qkv_rope_cache(
         input: Input::new(qkv, shape)?,
         norm: transform.qk_norm.map(Norms::new).transpose()?,
         rope,
-        q_scale: transform.q_scale.map(|scale| scale.as_slice()).transpose()?,
         positions,
         slots,
     };
@@ -80,7 +79,6 @@ struct Heads<'a> {
     input: Input<'a>,
     norm: Option<Norms<'a>>,
     rope: Option<Rope<'a>>,
-    q_scale: Option<&'a [f32]>,
     positions: &'a [u32],
     slots: &'a [u32],
 }
@@ -163,8 +161,7 @@ impl<T: CacheElement> Kernel for HeadGroup<'_, T> {
         for row in 0..self.heads.rows {
             let [q, k, v] = self.heads.input.row(row, shape);
             let norms = self.heads.norm.as_ref();
-            let mut queries = RowHeads::new(s, self.heads, row, q, norms.map(|norms| norms.q));
-            queries.scale = self.heads.q_scale.map(|scales| scales[self.heads.positions[row] as usize]);
+            let queries = RowHeads::new(s, self.heads, row, q, norms.map(|norms| norms.q));
             for index in self.kv_head * group..(self.kv_head + 1) * group {
                 queries.transform(s, index, rotated);
                 let start = (row * heads + index) * head_dim;
@@ -199,7 +196,6 @@ struct RowHeads<'a> {
     statistics: Option<Statistics>,
     rope: Option<&'a Rope<'a>>,
     position: usize,
-    scale: Option<f32>,
 }
 
 impl<'a> RowHeads<'a> {
@@ -220,10 +216,10 @@ impl<'a> RowHeads<'a> {
             _ => None,
         };
         let (head_dim, position) = (heads.shape.head_dim, heads.positions[row] as usize);
-        RowHeads { head_dim, all, norm, order, statistics, rope: heads.rope.as_ref(), position, scale: None }
+        RowHeads { head_dim, all, norm, order, statistics, rope: heads.rope.as_ref(), position }
     }
 
-    /// Head `index`, normed, rotated and scaled.
+    /// Head `index`, normed and rotated.
     #[inline(always)]
     fn transform<S: Simd>(&self, s: S, index: usize, out: &mut [f32]) {
         let start = index * self.head_dim;
@@ -238,12 +234,6 @@ impl<'a> RowHeads<'a> {
         }
         if let (Some(norm), NormOrder::AfterRope) = (self.norm, self.order) {
             norm.in_place(s, out);
-        }
-        if let Some(scale) = self.scale {
-            for out in out.chunks_mut(LANES) {
-                let scaled = s.mul(f32::load(s, out), s.splat(scale));
-                f32::store(s, out, scaled);
-            }
         }
     }
 }
