@@ -5,7 +5,10 @@ use std::borrow::Cow;
 /// The image of a `.cu` file.
 #[cfg(feature = "cuda")]
 pub(super) fn image(file: &str) -> Option<Cow<'static, [u8]>> {
-    const FATBINS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+    #[repr(C, align(16))]
+    struct Aligned<T>(T);
+
+    static FATBINS: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
     let (_, bytes) = FATBINS.iter().find(|(name, _)| *name == file)?;
     Some(Cow::Borrowed(bytes))
 }

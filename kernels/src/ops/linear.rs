@@ -1,5 +1,7 @@
 //! `linear`: a matrix product with weights in place.
 
+mod to_device;
+
 use std::ops::Range;
 
 use super::check::Check;

@@ -1,0 +1,39 @@
+//! Where a layer's weights lie.
+
+use super::{Linear, LinearPart};
+use crate::{DType, Device, Result, Tensor, cpu::Floats};
+
+impl Linear {
+    /// The same layer where `device` computes. On a GPU it becomes one part: a weight `[N, K]` of all rows, one part
+    /// after another, and if any part has a bias, one f32 bias `[N]` with zeros where a part has none.
+    ///
+    /// # Errors
+    /// When memory is short, the device failed, or the weights lie on a GPU already.
+    pub fn to_device(self, device: &Device) -> Result<Linear> {
+        if let Device::Cpu(_) = device {
+            return Ok(self);
+        }
+        let weights: Vec<&Tensor> = self.parts.iter().map(|part| &part.weight).collect();
+        let shape = [self.out_features, self.in_features].into();
+        let weight = Tensor::concatenated(device, shape, &weights)?;
+        let bias = self.whole_bias()?.map(|bias| bias.to_device(device)).transpose()?;
+        Ok(Linear { parts: vec![LinearPart { weight, bias }], ..self })
+    }
+
+    /// f32 `[N]`, in host memory; `None` when no part has a bias.
+    fn whole_bias(&self) -> Result<Option<Tensor>> {
+        if self.parts.iter().all(|part| part.bias.is_none()) {
+            return Ok(None);
+        }
+        let mut whole = Tensor::zeros([self.out_features], DType::F32)?;
+        let mut rest = whole.as_mut_slice::<f32>()?;
+        for part in &self.parts {
+            let (of_part, after) = rest.split_at_mut(part.out_features());
+            if let Some(bias) = part.bias.as_ref().and_then(|bias| Floats::new(bias.view())) {
+                (0..).zip(of_part).for_each(|(i, out)| *out = bias.get(i));
+            }
+            rest = after;
+        }
+        Ok(Some(whole))
+    }
+}
