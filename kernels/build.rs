@@ -57,7 +57,7 @@ fn compile_all() -> Result<()> {
         let join = |thread: thread::ScopedJoinHandle<'_, Result<()>>| {
             thread.join().unwrap_or_else(|_| Err("a thread of the build script panicked".into()))
         };
-        threads.into_iter().map(join).collect::<Result<()>>()
+        threads.into_iter().try_for_each(join)
     })?;
     write_list(&out).map_err(|error| format!("cannot write {}: {error}", out.display()))
 }
@@ -121,7 +121,8 @@ fn fatbin(out: &Path, file: &KernelFile) -> PathBuf {
 
 fn is_newer(made: &Path, sources: &[PathBuf], root: &Path) -> bool {
     let time = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    let headers = fs::read_dir(root.join("src/cuh")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let headers =
+        fs::read_dir(root.join("src/cuh")).into_iter().flatten().flatten().map(|entry| entry.path());
     let newest: Option<SystemTime> =
         headers.chain(sources.iter().cloned()).map(|path| time(&path)).max().flatten();
     time(made).zip(newest).is_some_and(|(made, newest)| made > newest)

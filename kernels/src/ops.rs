@@ -51,6 +51,8 @@ pub use accumulate::accumulate;
 pub use activation::{Activation, activation};
 pub use adjust_logits::adjust_logits;
 pub use embedding::{add_embedding, embedding};
+#[cfg(test)]
+pub(crate) use experts::StackedExperts;
 pub use experts::{Expert, Experts};
 pub use gate_heads::gate_heads;
 pub use gated_activation::{Glu, gated_activation};

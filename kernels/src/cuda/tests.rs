@@ -1,5 +1,8 @@
 use super::*;
-use crate::{DType, Device, KernelError, Tensor, ops::testing::cuda};
+use crate::{
+    DType, Device, KernelError, Tensor,
+    ops::{Expert, Experts, Linear, LinearPart, StackedExperts, testing::cuda},
+};
 
 fn gpu(device: &Device) -> &CudaDevice {
     match device {
@@ -82,4 +85,49 @@ fn a_gpu_that_is_not_there_is_named() {
         let error = Device::from_name(name, None).unwrap_err().to_string();
         assert!(error.contains("expected `cpu`, `cuda` or `cuda:<number>`"), "{error}");
     }
+}
+
+#[test]
+fn layers_become_one_weight_and_one_bias() {
+    let Some(device) = cuda() else { return };
+    let part = |n: usize, first: f32, bias: Option<Tensor>| {
+        let values: Vec<f32> = (0..n * 2).map(|i| first + i as f32).collect();
+        LinearPart { weight: Tensor::from_slice([n, 2], &values).unwrap(), bias }
+    };
+    let bias = Tensor::from_slice([1], &[half::bf16::from_f32(7.0)]).unwrap();
+    let layer = Linear::new(vec![part(2, 0.0, None), part(1, 4.0, Some(bias))]).unwrap();
+    let layer = layer.to_device(&device).unwrap();
+    let [LinearPart { weight, bias: Some(bias) }] = layer.parts() else { panic!("{:?}", layer.parts()) };
+    assert_eq!((weight.shape().dims(), bias.shape().dims()), (&[3, 2][..], &[3][..]));
+    assert_eq!(weight.to_vec::<f32>(&device).unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    assert_eq!(bias.to_vec::<f32>(&device).unwrap(), [0.0, 0.0, 7.0]);
+    assert!(layer.to_device(&device).is_err(), "it lies there already");
+}
+
+#[test]
+fn experts_are_stacked() {
+    let Some(device) = cuda() else { return };
+    let linear = |parts: usize, [n, k]: [usize; 2], first: usize| {
+        let part = |part: usize| {
+            let values: Vec<f32> = (0..n * k).map(|i| (first + part * n * k + i) as f32).collect();
+            let bias = vec![(first + part) as f32; n];
+            LinearPart {
+                weight: Tensor::from_slice([n, k], &values).unwrap(),
+                bias: Some(Tensor::from_slice([n], &bias).unwrap()),
+            }
+        };
+        Linear::new((0..parts).map(part).collect()).unwrap()
+    };
+    let expert = |e: usize| Expert { gate_up: linear(2, [3, 2], 12 * e), down: linear(1, [2, 3], 6 * e) };
+    let experts = Experts::new((0..4).map(expert).collect()).unwrap().to_device(&device).unwrap();
+    let StackedExperts { gate_up, down, gate_up_bias, down_bias } = experts.stacked().unwrap();
+    let numbers = |n: usize| (0..n).map(|i| i as f32).collect::<Vec<f32>>();
+    assert_eq!((gate_up.shape(), down.shape()), ([4, 6, 2].into(), [4, 2, 3].into()));
+    assert_eq!(gate_up.to_vec::<f32>(&device).unwrap(), numbers(48));
+    assert_eq!(down.to_vec::<f32>(&device).unwrap(), numbers(24));
+    let biases = gate_up_bias.as_ref().unwrap().to_vec::<f32>(&device).unwrap();
+    assert_eq!(biases[6..12], [12.0, 12.0, 12.0, 13.0, 13.0, 13.0]);
+    let biases = down_bias.as_ref().unwrap().to_vec::<f32>(&device).unwrap();
+    assert_eq!(biases, [0.0, 0.0, 6.0, 6.0, 12.0, 12.0, 18.0, 18.0]);
+    assert_eq!((experts.count(), experts.as_slice().len()), (4, 0));
 }

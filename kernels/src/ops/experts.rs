@@ -1,7 +1,9 @@
 //! The experts of a layer.
 
+mod to_device;
+
 use super::{check::Check, linear::Linear};
-use crate::{DType, Result};
+use crate::{DType, Result, Tensor};
 
 /// A gated feed-forward network.
 #[derive(Debug)]
@@ -15,11 +17,41 @@ pub struct Expert {
 /// E experts of one shape and type. All have biases, or none has.
 #[derive(Debug)]
 pub struct Experts {
-    experts: Vec<Expert>,
+    storage: Storage,
+    count: usize,
     hidden: usize,
     intermediate: usize,
     dtype: DType,
     biased: bool,
+}
+
+/// How their weights lie in memory.
+#[derive(Debug)]
+enum Storage {
+    /// Each by itself: host memory.
+    Each(Vec<Expert>),
+    /// All together: a GPU's memory.
+    Stacked(Box<StackedExperts>),
+}
+
+/// The weights of E experts on a GPU.
+#[derive(Debug)]
+pub(crate) struct StackedExperts {
+    /// `[E, 2I, H]`, gate rows, then up rows.
+    pub gate_up: Tensor,
+    /// `[E, H, I]`
+    pub down: Tensor,
+    /// f32 `[E, 2I]`
+    pub gate_up_bias: Option<Tensor>,
+    /// f32 `[E, H]`
+    pub down_bias: Option<Tensor>,
+}
+
+impl StackedExperts {
+    fn size_in_bytes(&self) -> usize {
+        let biases = self.gate_up_bias.iter().chain(&self.down_bias);
+        [&self.gate_up, &self.down].into_iter().chain(biases).map(Tensor::size_in_bytes).sum()
+    }
 }
 
 impl Expert {
@@ -58,12 +90,29 @@ impl Experts {
                 format!("expert {i} differs from expert 0 in its biases")
             })?;
         }
-        Ok(Experts { experts, hidden, intermediate, dtype, biased })
+        let count = experts.len();
+        Ok(Experts { storage: Storage::Each(experts), count, hidden, intermediate, dtype, biased })
     }
 
-    /// Each of them, in order of their ids.
+    /// E, their number.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Each of them, in order of their ids; nothing when they lie on a GPU.
     pub fn as_slice(&self) -> &[Expert] {
-        &self.experts
+        match &self.storage {
+            Storage::Each(experts) => experts,
+            Storage::Stacked(_) => &[],
+        }
+    }
+
+    /// All of them together, when they lie on a GPU.
+    pub(crate) fn stacked(&self) -> Option<&StackedExperts> {
+        match &self.storage {
+            Storage::Each(_) => None,
+            Storage::Stacked(stacked) => Some(stacked),
+        }
     }
 
     /// H, the width of inputs and outputs.
@@ -88,7 +137,10 @@ impl Experts {
 
     /// Size of weights and biases.
     pub fn size_in_bytes(&self) -> usize {
-        self.experts.iter().map(Expert::size_in_bytes).sum()
+        match &self.storage {
+            Storage::Each(experts) => experts.iter().map(Expert::size_in_bytes).sum(),
+            Storage::Stacked(stacked) => stacked.size_in_bytes(),
+        }
     }
 }
 

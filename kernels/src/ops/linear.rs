@@ -109,6 +109,8 @@ pub fn linear(device: &Device, out: ViewMut<'_>, x: View<'_>, linear: &Linear) -
     check.is("x", &x, [rows, linear.in_features], linear.dtype.compute())?;
     check.is("out", &out, [rows, linear.out_features], DType::F32)?;
     let cpu = device.as_cpu(check.0)?;
+    let on_gpu = linear.parts.iter().any(|part| part.weight.view().cuda_ptr().is_some());
+    check.that(!on_gpu, || "the weights lie in device memory".into())?;
     for_weight!(linear.dtype, "linear", "weight", W => multiply::<W>(cpu, out, x, linear))
 }
 

@@ -1,7 +1,7 @@
 //! Where a layer's weights lie.
 
 use super::{Linear, LinearPart};
-use crate::{DType, Device, Result, Tensor, cpu::Floats};
+use crate::{DType, Device, Result, Tensor};
 
 impl Linear {
     /// The same layer where `device` computes. On a GPU it becomes one part: a weight `[N, K]` of all rows, one part
@@ -26,14 +26,19 @@ impl Linear {
             return Ok(None);
         }
         let mut whole = Tensor::zeros([self.out_features], DType::F32)?;
-        let mut rest = whole.as_mut_slice::<f32>()?;
+        self.write_biases(whole.as_mut_slice()?);
+        Ok(Some(whole))
+    }
+
+    /// The biases of all parts, which lie in host memory; `out` keeps what it has where a part has none.
+    pub(in crate::ops) fn write_biases(&self, out: &mut [f32]) {
+        let mut rest = out;
         for part in &self.parts {
             let (of_part, after) = rest.split_at_mut(part.out_features());
-            if let Some(bias) = part.bias.as_ref().and_then(|bias| Floats::new(bias.view())) {
+            if let Some(bias) = part.bias() {
                 (0..).zip(of_part).for_each(|(i, out)| *out = bias.get(i));
             }
             rest = after;
         }
-        Ok(Some(whole))
     }
 }

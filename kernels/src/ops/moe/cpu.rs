@@ -26,7 +26,8 @@ pub(super) fn moe(
     workspace: &mut MoeWorkspace,
 ) -> Result<()> {
     let (ids, weights) = (ids.as_slice::<u32>()?, weights.as_slice::<f32>()?);
-    check.indices("ids", ids, experts.as_slice().len())?;
+    check.that(experts.stacked().is_none(), || "the experts lie in device memory".into())?;
+    check.indices("ids", ids, experts.count())?;
     let active = workspace.sort(ids);
     let activate = Activate { glu, input_weights: (weigh == WeighExperts::Input).then_some(weights) };
     for_weight!(experts.dtype(), "moe", "experts", W => {
