@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs, mem,
+    ops::Range,
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
@@ -13,7 +14,7 @@ use safetensors::tensor::Dtype;
 use serde::Deserialize;
 
 use crate::{
-    LoadError, demo,
+    LoadError, demo, mxfp4,
     safetensors_header::{self, Entry},
     source::{MAX_CONFIG_BYTES, ModelSource, open_regular},
     weights::{TensorSource, bytes_mut},
@@ -119,28 +120,25 @@ impl Checkpoint {
         Err(LoadError::checkpoint(&self.file, Some(tensor), format!("said to be in {shard}, but is not")))
     }
 
-    /// Fails if a tensor is left over, unless its name ends in one of `ignored` or it is the output projection that a
-    /// tied model does not need.
-    pub fn finish(self, ignored: &[&str], tied_head: Option<&str>) -> Result<(), LoadError> {
-        let is_ignored = |name: &str| {
-            ignored.iter().any(|end| name.ends_with(end))
-                || tied_head.is_some_and(|head| name.strip_suffix(".weight") == Some(head))
-        };
-        let unclaimed = |(name, stored): &(&String, &Stored)| !stored.claimed && !is_ignored(name);
-        let count = self.tensors.iter().filter(unclaimed).count();
-        let Some((name, stored)) = self.tensors.iter().filter(unclaimed).min_by_key(|(name, _)| *name) else {
-            return Ok(());
-        };
-        let others = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
-        let message = format!("has no place in the model that config.json describes{others}");
-        Err(LoadError::checkpoint(&self.shards[stored.shard].file, Some(name), message))
+    /// Fails if a tensor is left over that `is_ignored` does not know. Returns the names of those it knows, in order.
+    pub fn finish(self, is_ignored: impl Fn(&str) -> bool) -> Result<Vec<String>, LoadError> {
+        let left = self.tensors.into_iter().filter(|(_, stored)| !stored.claimed);
+        let (mut ignored, mut unknown): (Vec<_>, Vec<_>) = left.partition(|(name, _)| is_ignored(name));
+        unknown.sort_by(|(a, _), (b, _)| a.cmp(b));
+        if let Some((name, stored)) = unknown.first() {
+            let others = unknown.len() - 1;
+            let others = if others > 0 { format!(" (and {others} more)") } else { String::new() };
+            let message = format!("has no place in the model that config.json describes{others}");
+            return Err(LoadError::checkpoint(&self.shards[stored.shard].file, Some(name), message));
+        }
+        ignored.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(ignored.into_iter().map(|(name, _)| name).collect())
     }
-}
 
-impl TensorSource for Checkpoint {
-    fn claim(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
+    /// The tensor's place, which from now on is claimed; its shape is `shape` but for leading dimensions of 1.
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<(&Shard, &Entry), LoadError> {
         let Some(stored) = self.tensors.get_mut(name) else {
-            let message = format!("not in the checkpoint, but config.json implies it, with shape {shape}");
+            let message = format!("not in the checkpoint, but config.json implies it, with shape {shape:?}");
             return Err(LoadError::checkpoint(&self.file, Some(name), message));
         };
         let shard = &self.shards[stored.shard];
@@ -148,17 +146,70 @@ impl TensorSource for Checkpoint {
         if mem::replace(&mut stored.claimed, true) {
             return Err(error("claimed twice".into()));
         }
-        if stored.entry.shape != shape.dims() {
-            let found = &stored.entry.shape;
-            return Err(error(format!("has shape {found:?}, but config.json implies {shape}")));
+        let found = &stored.entry.shape;
+        let leading_ones = found.len().saturating_sub(shape.len());
+        let fits = found.ends_with(shape) && found[..leading_ones].iter().all(|dim| *dim == 1);
+        if !fits {
+            return Err(error(format!("has shape {found:?}, but config.json implies {shape:?}")));
         }
-        let dtype = match stored.entry.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            other => return Err(error(format!("has type {other:?}; supported are F32, F16 and BF16"))),
+        Ok((shard, &stored.entry))
+    }
+
+    /// A tensor of bytes: the file's, and where it lies in them.
+    fn take_bytes(&mut self, name: &str, shape: &[usize]) -> Result<(Bytes, Range<usize>), LoadError> {
+        let (shard, entry) = self.take(name, shape)?;
+        if entry.dtype != Dtype::U8 {
+            let message = format!("has type {:?}, expected U8", entry.dtype);
+            return Err(LoadError::checkpoint(&shard.file, Some(name), message));
+        }
+        Ok((shard.bytes.clone(), entry.start..entry.start + entry.len))
+    }
+}
+
+impl TensorSource for Checkpoint {
+    fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn claim(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
+        let (shard, entry) = self.take(name, shape.dims())?;
+        let dtype = float(shard, entry)?;
+        Ok(in_place_or_copied(&shard.bytes, entry.start, shape, dtype)?)
+    }
+
+    fn claim_stack(&mut self, name: &str, count: usize, piece: Shape) -> Result<Vec<Tensor>, LoadError> {
+        let shape: Vec<usize> = [count].iter().chain(piece.dims()).copied().collect();
+        let (shard, entry) = self.take(name, &shape)?;
+        let dtype = float(shard, entry)?;
+        let piece_bytes = entry.len / count;
+        let start = |index| entry.start + index * piece_bytes;
+        let pieces = (0..count).map(|index| in_place_or_copied(&shard.bytes, start(index), piece, dtype));
+        Ok(pieces.collect::<Result<_, _>>()?)
+    }
+
+    fn claim_mxfp4(
+        &mut self,
+        name: &str,
+        count: usize,
+        [rows, columns]: [usize; 2],
+        dtype: DType,
+    ) -> Result<Vec<Tensor>, LoadError> {
+        let blocks = columns / mxfp4::BLOCK;
+        let of_scales = self.take_bytes(&format!("{name}_scales"), &[count, rows, blocks])?;
+        let of_blocks =
+            self.take_bytes(&format!("{name}_blocks"), &[count, rows, blocks, mxfp4::BLOCK / 2])?;
+        let piece = |bytes: &(Bytes, Range<usize>), index: usize| {
+            let (bytes, range) = (bytes.0.clone(), bytes.1.clone());
+            let len = range.len() / count;
+            (bytes, range.start + index * len..range.start + (index + 1) * len)
         };
-        Ok(in_place_or_copied(&shard.bytes, &stored.entry, shape, dtype)?)
+        let unpack = |index| {
+            let ((scales, of_scales), (blocks, of_blocks)) =
+                (piece(&of_scales, index), piece(&of_blocks, index));
+            let (scales, blocks) = (&scales.as_slice()[of_scales], &blocks.as_slice()[of_blocks]);
+            Ok(mxfp4::unpack(blocks, scales, [rows, columns], dtype)?)
+        };
+        (0..count).map(unpack).collect()
     }
 
     fn totals(&self) -> (usize, u64) {
@@ -170,19 +221,33 @@ impl TensorSource for Checkpoint {
     }
 }
 
-/// The tensor in place; a copy only where the file does not align its elements.
+/// The element type of a tensor, which must be a float that the ops know.
+fn float(shard: &Shard, entry: &Entry) -> Result<DType, LoadError> {
+    match entry.dtype {
+        Dtype::F32 => Ok(DType::F32),
+        Dtype::F16 => Ok(DType::F16),
+        Dtype::BF16 => Ok(DType::BF16),
+        other => {
+            let message = format!("has type {other:?}; supported are F32, F16 and BF16");
+            Err(LoadError::checkpoint(&shard.file, Some(&entry.name), message))
+        }
+    }
+}
+
+/// The tensor at byte `start` in place; a copy only where the file does not align its elements.
 fn in_place_or_copied(
     bytes: &Bytes,
-    entry: &Entry,
+    start: usize,
     shape: Shape,
     dtype: DType,
 ) -> Result<Tensor, KernelError> {
-    let data = &bytes.as_slice()[entry.start..entry.start + entry.len];
+    let data = &bytes.as_slice()[start..];
     if (data.as_ptr() as usize).is_multiple_of(dtype.size()) {
-        return Tensor::from_bytes(bytes.clone(), entry.start, shape, dtype);
+        return Tensor::from_bytes(bytes.clone(), start, shape, dtype);
     }
     let mut tensor = Tensor::zeros(shape, dtype)?;
-    bytes_mut(&mut tensor)?.copy_from_slice(data);
+    let len = tensor.size_in_bytes();
+    bytes_mut(&mut tensor)?.copy_from_slice(&data[..len]);
     Ok(tensor)
 }
 

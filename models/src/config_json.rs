@@ -7,10 +7,11 @@ use serde_json::{Map, Value};
 use crate::LoadError;
 
 /// A JSON object of a configuration file: the whole file, or one section of it.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct ConfigJson<'a> {
     file: &'a Path,
-    section: Option<&'a str>,
+    /// Where the section is, as `text_config.rope_scaling.`; empty for the whole file.
+    path: String,
     values: &'a Map<String, Value>,
 }
 
@@ -18,7 +19,7 @@ impl<'a> ConfigJson<'a> {
     /// The object that `value` should be.
     pub fn new(file: &'a Path, value: &'a Value) -> Result<ConfigJson<'a>, LoadError> {
         match value {
-            Value::Object(values) => Ok(ConfigJson { file, section: None, values }),
+            Value::Object(values) => Ok(ConfigJson { file, path: String::new(), values }),
             other => {
                 Err(LoadError::malformed(file, format!("expected a JSON object, found {}", shorten(other))))
             }
@@ -32,10 +33,7 @@ impl<'a> ConfigJson<'a> {
 
     /// An error at `key`.
     pub fn error(&self, key: &str, message: impl Into<String>) -> LoadError {
-        let key = match self.section {
-            Some(section) => format!("{section}.{key}"),
-            None => key.into(),
-        };
+        let key = format!("{}{key}", self.path);
         LoadError::Config { file: self.file.into(), key, message: message.into() }
     }
 
@@ -86,6 +84,15 @@ impl<'a> ConfigJson<'a> {
         Ok(self.read(key, &format!("an integer from 0 to {max}"), read)?.unwrap_or(default))
     }
 
+    /// The index of a layer; -1 and absent are the last.
+    pub fn last_layer(&self, key: &str, layers: usize) -> Result<usize, LoadError> {
+        let index = |value: &Value| match value.as_i64() {
+            Some(-1) => Some(layers - 1),
+            index => index.and_then(|n| usize::try_from(n).ok()),
+        };
+        Ok(self.read(key, "-1 or the index of a layer", index)?.unwrap_or(layers - 1))
+    }
+
     /// A positive, finite number.
     pub fn optional_number(&self, key: &str) -> Result<Option<f64>, LoadError> {
         let read = |value: &Value| value.as_f64().filter(|x| x.is_finite() && *x > 0.0);
@@ -96,6 +103,86 @@ impl<'a> ConfigJson<'a> {
     pub fn number(&self, key: &str) -> Result<f64, LoadError> {
         let found = self.optional_number(key)?;
         self.required(key, "a positive number", found)
+    }
+
+    /// A list of positive, finite numbers.
+    pub fn optional_numbers(&self, key: &str) -> Result<Option<Vec<f64>>, LoadError> {
+        let number = |value: &Value| value.as_f64().filter(|x| x.is_finite() && *x > 0.0);
+        self.read(key, "a list of positive numbers", |value| value.as_array()?.iter().map(number).collect())
+    }
+
+    /// Whether a list stands at `key`.
+    pub fn is_list(&self, key: &str) -> bool {
+        self.get(key).is_some_and(Value::is_array)
+    }
+
+    /// A list of positive numbers, one per layer; entries behind the last layer are ignored.
+    pub fn numbers_by_layer(&self, key: &str, layers: usize) -> Result<Option<Vec<f64>>, LoadError> {
+        let Some(mut numbers) = self.optional_numbers(key)? else { return Ok(None) };
+        if numbers.len() < layers {
+            let message = format!("expected {layers} entries, one per layer, found {}", numbers.len());
+            return Err(self.error(key, message));
+        }
+        numbers.truncate(layers);
+        Ok(Some(numbers))
+    }
+
+    /// Indices below `end` in a list, or in a string with commas between them.
+    pub fn index_list(&self, key: &str, end: usize) -> Result<Option<Vec<usize>>, LoadError> {
+        let in_range = |n: usize| Some(n).filter(|n| *n < end);
+        let read = |value: &Value| match value {
+            Value::String(text) => {
+                text.split(',').map(|n| n.trim().parse().ok().and_then(in_range)).collect()
+            }
+            value => {
+                let index = |value: &Value| in_range(usize::try_from(value.as_u64()?).ok()?);
+                value.as_array()?.iter().map(index).collect()
+            }
+        };
+        self.read(key, &format!("a list of integers below {end}"), read)
+    }
+
+    /// One limit per layer; 0 and null are none. Absent is none for all; entries behind the last layer are ignored.
+    pub fn limits(&self, key: &str, layers: usize) -> Result<Vec<Option<f64>>, LoadError> {
+        let limit = |value: &Value| match value {
+            Value::Null => Some(None),
+            value => {
+                value.as_f64().filter(|x| x.is_finite() && *x >= 0.0).map(|x| Some(x).filter(|x| *x > 0.0))
+            }
+        };
+        let read = |value: &Value| value.as_array()?.iter().map(limit).collect::<Option<Vec<_>>>();
+        let expected = format!("a list of {layers} limits, one per layer");
+        let Some(mut limits) = self.read(key, &expected, read)? else { return Ok(vec![None; layers]) };
+        if limits.len() < layers {
+            return Err(self.error(key, format!("expected {expected}, found {}", limits.len())));
+        }
+        limits.truncate(layers);
+        Ok(limits)
+    }
+
+    /// A count from 0 to `max` for each layer: one for all, or a list with an entry per layer.
+    pub fn counts_by_layer(
+        &self,
+        key: &str,
+        layers: usize,
+        max: usize,
+        default: usize,
+    ) -> Result<Vec<usize>, LoadError> {
+        let count =
+            |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= max);
+        let read = |value: &Value| match value {
+            Value::Array(values) => values.iter().map(count).collect::<Option<Vec<_>>>(),
+            value => Some(vec![count(value)?; layers]),
+        };
+        let expected = format!("an integer from 0 to {max}, or a list of them");
+        let counts = self.read(key, &expected, read)?.unwrap_or_else(|| vec![default; layers]);
+        match counts.get(..layers) {
+            Some(counts) => Ok(counts.to_vec()),
+            None => {
+                let message = format!("expected {layers} entries, one per layer, found {}", counts.len());
+                Err(self.error(key, message))
+            }
+        }
     }
 
     /// A boolean.
@@ -132,9 +219,15 @@ impl<'a> ConfigJson<'a> {
     }
 
     /// A nested object; an empty one counts as absent.
-    pub fn section(&self, key: &'a str) -> Result<Option<ConfigJson<'a>>, LoadError> {
+    pub fn section(&self, key: &str) -> Result<Option<ConfigJson<'a>>, LoadError> {
         let values = self.read(key, "an object", Value::as_object)?.filter(|values| !values.is_empty());
-        Ok(values.map(|values| ConfigJson { file: self.file, section: Some(key), values }))
+        Ok(values.map(|values| ConfigJson { file: self.file, path: format!("{}{key}.", self.path), values }))
+    }
+
+    /// The first of these keys that is there, else the first: the same fact has several names.
+    pub fn first_of<'k>(&self, keys: &[&'k str]) -> &'k str {
+        let there = keys.iter().find(|key| self.get(key).is_some());
+        there.or(keys.first()).copied().unwrap_or_default()
     }
 
     /// Refuses a key whose effect is not implemented, unless it is absent.

@@ -4,21 +4,21 @@
 //! k experts per token, R rows with logits, V vocabulary. The residual stream `hidden` is f32; what meets a matrix is
 //! of the weights' compute type.
 
+use half::{bf16, f16};
 use mosu_kernels::{
-    Device, Result, Tensor, View,
-    ops::{
-        self, Activation, AttentionMask, AttentionParams, Expert, Glu, HeadTransform, Norm, NormKind,
-        NormOrder, NormSpan, PagedSequences, QkNorm, Qkv, Renormalize, Router, RouterTables, WeighExperts,
-    },
+    DType, Device, Result, Tensor, View, ViewMut,
+    ops::{self, AttentionParams, HeadTransform, PagedSequences, QkNorm, Qkv},
 };
 
 use crate::{
-    AttentionSpec, Batch, DecoderSpec, Mask,
+    AttentionSpec, Batch, DecoderSpec, EmbeddingSpec, FfnActivation, HeadSpec,
     kv_cache::KvBlocks,
     plan::MemoryPlan,
-    rope::RopeTables,
-    weights::{DecoderWeights, FfnWeights},
-    workspace::Workspace,
+    position_tables::PositionTables,
+    weights::{
+        DecoderWeights, FfnWeights, LayerWeights, LowRankWeights, NetworkWeights, NormWeights, QkvWeights,
+    },
+    workspace::{Scratch, Workspace},
 };
 
 /// A decoder ready to run.
@@ -26,7 +26,7 @@ pub(crate) struct Decoder {
     device: Device,
     spec: DecoderSpec,
     weights: DecoderWeights,
-    rope: RopeTables,
+    tables: PositionTables,
     cache: KvBlocks,
     workspace: Workspace,
 }
@@ -62,7 +62,7 @@ impl<'a> Inputs<'a> {
 }
 
 impl Decoder {
-    /// Takes weights and workspace, and makes the rotary tables and the KV blocks that `plan` says.
+    /// Takes weights and workspace, and makes the tables by position and the KV blocks that `plan` says.
     pub fn new(
         device: Device,
         spec: DecoderSpec,
@@ -70,10 +70,9 @@ impl Decoder {
         workspace: Workspace,
         plan: &MemoryPlan,
     ) -> Result<Decoder> {
-        let attention = spec.layers.iter().map(|layer| &layer.attention);
-        let rope = RopeTables::new(attention, plan.max_model_len)?;
+        let tables = PositionTables::new(&spec, plan.max_model_len)?;
         let cache = KvBlocks::new(&spec, weights.dtype().compute(), plan.num_blocks)?;
-        Ok(Decoder { device, spec, weights, rope, cache, workspace })
+        Ok(Decoder { device, spec, weights, tables, cache, workspace })
     }
 
     /// Computes the hidden states `[T, H]` of a checked batch, and writes its keys and values to the cache.
@@ -84,108 +83,152 @@ impl Decoder {
         for layer in 0..self.spec.layers.len() {
             match layer {
                 0 => self.norm(t, |weights| &weights.layers[0].attention_norm)?,
-                _ => self.add_and_norm(t, |weights| &weights.layers[layer].attention_norm)?,
+                _ => self.add_and_norm(t, |weights| {
+                    (weights.layers[layer - 1].ffn_post_norm.as_ref(), &weights.layers[layer].attention_norm)
+                })?,
             }
             self.attention(layer, &inputs)?;
-            self.add_and_norm(t, |weights| &weights.layers[layer].ffn_norm)?;
+            self.add_and_norm(t, |weights| {
+                let layer = &weights.layers[layer];
+                (layer.attention_post_norm.as_ref(), &layer.ffn_norm)
+            })?;
             self.ffn(layer, t)?;
         }
         // Completes `hidden`. Its norm is taken again in `logits`, of the rows that are wanted there.
-        self.add_and_norm(t, |weights| &weights.final_norm)
+        self.add_and_norm(t, |weights| {
+            (weights.layers.last().and_then(|layer| layer.ffn_post_norm.as_ref()), &weights.final_norm)
+        })
     }
 
-    /// `hidden = embedding[token_ids]`
+    /// `hidden = [norm](scale * embedding[token_ids] [+ positions])`
     fn embed(&mut self, inputs: &Inputs) -> Result<()> {
-        let out = self.workspace.hidden.get_mut([inputs.rows, self.spec.hidden_size])?;
-        ops::embedding(&self.device, out, self.weights.embedding_table(), inputs.token_ids, 1.0)
+        let Decoder { device, spec, weights, workspace: w, .. } = self;
+        let shape = [inputs.rows, spec.hidden_size];
+        // With a norm behind it, the embedding goes by way of `delta`.
+        let embedded = if spec.embedding.norm { &mut w.delta } else { &mut w.hidden };
+        let table = weights.embedding_table();
+        let scale = embedding_scale(&spec.embedding, table.dtype());
+        ops::embedding(device, embedded.get_mut(shape)?, table, inputs.token_ids, scale)?;
+        if let Some(table) = &weights.positions {
+            ops::add_embedding(device, embedded.get_mut(shape)?, table.view(), inputs.positions)?;
+        }
+        match &weights.embedding_norm {
+            None => Ok(()),
+            Some(norm) => ops::norm(device, w.hidden.get_mut(shape)?, w.delta.get(shape)?, norm.view()),
+        }
     }
 
     /// `normed = norm(hidden)`
-    fn norm(&mut self, t: usize, weight: impl Fn(&DecoderWeights) -> &Tensor) -> Result<()> {
+    fn norm(&mut self, t: usize, norm: impl Fn(&DecoderWeights) -> &NormWeights) -> Result<()> {
         let Decoder { device, spec, weights, workspace: w, .. } = self;
         let shape = [t, spec.hidden_size];
-        let norm = rms_norm(weight(weights), spec);
-        ops::norm(device, w.normed.get_mut(shape)?, w.hidden.get(shape)?, norm)
+        ops::norm(device, w.normed.get_mut(shape)?, w.hidden.get(shape)?, norm(weights).view())
     }
 
-    /// `hidden += delta; normed = norm(hidden)`
-    fn add_and_norm(&mut self, t: usize, weight: impl Fn(&DecoderWeights) -> &Tensor) -> Result<()> {
+    /// `hidden += [post](delta); normed = norm(hidden)`
+    fn add_and_norm(
+        &mut self,
+        t: usize,
+        norms: impl Fn(&DecoderWeights) -> (Option<&NormWeights>, &NormWeights),
+    ) -> Result<()> {
         let Decoder { device, spec, weights, workspace: w, .. } = self;
         let shape = [t, spec.hidden_size];
+        let (post, norm) = norms(weights);
         let (normed, hidden, delta) =
             (w.normed.get_mut(shape)?, w.hidden.get_mut(shape)?, w.delta.get(shape)?);
-        ops::add_norm(device, normed, hidden, delta, None, rms_norm(weight(weights), spec))
+        ops::add_norm(device, normed, hidden, delta, post.map(NormWeights::view), norm.view())
     }
 
-    /// `delta = o(attention(q, k, v))` of `normed`
+    /// `delta = o([gate *] attention(q, k, v))` of `normed`
     fn attention(&mut self, layer: usize, inputs: &Inputs) -> Result<()> {
-        let Decoder { device, spec, weights, rope, cache, workspace: w } = self;
-        let (t, h) = (inputs.rows, spec.hidden_size);
-        let AttentionSpec { num_heads: hq, num_kv_heads: hkv, head_dim: d, mask, .. } =
-            spec.layers[layer].attention;
+        let Decoder { device, spec, weights, tables, cache, workspace: w } = self;
+        let (t, h, eps) = (inputs.rows, spec.hidden_size, spec.norm.eps);
+        let spec = &spec.layers[layer].attention;
+        let AttentionSpec { num_heads: hq, num_kv_heads: hkv, head_dim: d, .. } = *spec;
         let weights = &weights.layers[layer];
-        let qk_norm = weights.qk_norm.as_ref().map(|(q, k)| QkNorm {
-            weights: Some([q.view(), k.view()]),
-            span: NormSpan::Head,
-            order: NormOrder::BeforeRope,
-            eps: spec.rms_norm_eps,
-        });
-        let transform = HeadTransform { qk_norm, rope: Some(rope.layer(layer)) };
-        let mask = match mask {
-            Mask::Full => AttentionMask::Full,
-            Mask::Sliding { window } => AttentionMask::Sliding { window },
+        let (q_width, kv_width) = (hq * d, 2 * hkv * d);
+        let normed = w.normed.get([t, h])?;
+        let qkv = match &weights.qkv {
+            QkvWeights::Direct(linear) => {
+                let shape = [t, q_width + kv_width];
+                ops::linear(device, w.qkv.get_mut(shape)?, normed, linear)?;
+                Qkv::Fused(w.qkv.get(shape)?)
+            }
+            QkvWeights::LowRank(low_rank) => {
+                let LowRankWeights { q_down, q_down_norm, q_up, kv } = &**low_rank;
+                let narrow = [t, q_down.out_features()];
+                ops::linear(device, w.q_down.get_mut(narrow)?, normed, q_down)?;
+                let (to, from) = (w.q_down_normed.get_mut(narrow)?, w.q_down.get(narrow)?);
+                ops::norm(device, to, from, q_down_norm.view())?;
+                ops::linear(device, w.qkv.get_mut([t, q_width])?, w.q_down_normed.get(narrow)?, q_up)?;
+                ops::linear(device, w.kv.get_mut([t, kv_width])?, normed, kv)?;
+                Qkv::Split { q: w.qkv.get([t, q_width])?, kv: w.kv.get([t, kv_width])? }
+            }
         };
-        let scale = (d as f32).powf(-0.5);
-        let params = AttentionParams::new(scale, mask);
-
-        let qkv_shape = [t, (hq + 2 * hkv) * d];
-        ops::linear(device, w.qkv.get_mut(qkv_shape)?, w.normed.get([t, h])?, &weights.qkv)?;
-        ops::qkv_rope_cache(
-            device,
-            w.q.get_mut([t, hq, d])?,
-            cache.layer_mut(layer)?,
-            Qkv::Fused(w.qkv.get(qkv_shape)?),
-            transform,
-            inputs.positions,
-            inputs.slots,
-        )?;
-        ops::paged_attention(
-            device,
-            w.attended.get_mut([t, hq * d])?,
-            w.q.get([t, hq, d])?,
-            cache.layer(layer),
-            inputs.sequences,
-            params,
-        )?;
-        ops::linear(device, w.delta.get_mut([t, h])?, w.attended.get([t, hq * d])?, &weights.o_proj)
+        let transform = HeadTransform {
+            qk_norm: spec.qk_norm.map(|norm| QkNorm {
+                weights: weights.qk_norm.as_ref().map(|[q, k]| [q.view(), k.view()]),
+                span: norm.span,
+                order: norm.order,
+                eps,
+            }),
+            rope: tables.rope(layer),
+        };
+        let (q, kv_cache) = (w.q.get_mut([t, hq, d])?, cache.layer_mut(layer)?);
+        ops::qkv_rope_cache(device, q, kv_cache, qkv, transform, inputs.positions, inputs.slots)?;
+        let params = AttentionParams {
+            scale: spec.scale,
+            mask: spec.mask,
+            softcap: spec.softcap,
+            temperature: tables.temperature(layer),
+            sinks: weights.sinks.as_ref().map(Tensor::view),
+            alibi_slopes: tables.alibi_slopes(layer),
+        };
+        let (out, q) = (w.attended.get_mut([t, q_width])?, w.q.get([t, hq, d])?);
+        ops::paged_attention(device, out, q, cache.layer(layer), inputs.sequences, params)?;
+        if let Some(gate) = &weights.head_gate {
+            ops::linear(device, w.head_gates.get_mut([t, hq])?, normed, gate)?;
+            ops::gate_heads(device, w.attended.get_mut([t, q_width])?, w.head_gates.get([t, hq])?)?;
+        }
+        ops::linear(device, w.delta.get_mut([t, h])?, w.attended.get([t, q_width])?, &weights.o_proj)
     }
 
     /// `delta = ffn(normed)`
     fn ffn(&mut self, layer: usize, t: usize) -> Result<()> {
         let Decoder { device, spec, weights, workspace: w, .. } = self;
-        let h = spec.hidden_size;
-        match &weights.layers[layer].ffn {
-            FfnWeights::Dense(Expert { gate_up, down }) => {
-                let i = down.in_features();
-                ops::linear(device, w.gate_up.get_mut([t, 2 * i])?, w.normed.get([t, h])?, gate_up)?;
-                let (activated, gate_up) = (w.activated.get_mut([t, i])?, w.gate_up.get([t, 2 * i])?);
-                ops::gated_activation(device, activated, gate_up, Glu::Plain(Activation::Silu))?;
-                ops::linear(device, w.delta.get_mut([t, h])?, w.activated.get([t, i])?, down)
+        let shape = [t, spec.hidden_size];
+        let LayerWeights { ffn_norm, ffn, .. } = &weights.layers[layer];
+        let moe = match ffn {
+            FfnWeights::Dense(weights) => {
+                let (out, x) = (w.delta.get_mut(shape)?, w.normed.get(shape)?);
+                return network(device, out, x, &mut w.gate_up, &mut w.activated, weights);
             }
-            FfnWeights::Moe { spec, router, experts } => {
-                let (e, k) = ([t, spec.num_experts], [t, spec.num_experts_per_tok]);
-                ops::linear(device, w.router_logits.get_mut(e)?, w.normed.get([t, h])?, router)?;
-                let renormalize = if spec.renormalize { Renormalize::Sum } else { Renormalize::No };
-                let router = Router { renormalize, ..Router::default() };
-                let (ids, probabilities) = (w.expert_ids.get_mut(k)?, w.expert_weights.get_mut(k)?);
-                let tables = RouterTables::default();
-                ops::route(device, ids, probabilities, w.router_logits.get(e)?, &router, tables)?;
-                let (ids, probabilities) = (w.expert_ids.get(k)?, w.expert_weights.get(k)?);
-                let (out, x) = (w.delta.get_mut([t, h])?, w.normed.get([t, h])?);
-                let (glu, memory) = (Glu::Plain(Activation::Silu), w.moe.layer(layer));
-                ops::moe(device, out, x, ids, probabilities, experts, glu, WeighExperts::Output, memory)
-            }
+            FfnWeights::Moe(moe) => moe,
+        };
+        let (logits, chosen) = ([t, moe.spec.num_experts], [t, moe.spec.num_experts_per_tok]);
+        // A router may be f32 among 16-bit matrices.
+        let mut x = w.normed.get(shape)?;
+        if moe.router.dtype().compute() != x.dtype() {
+            ops::norm(device, w.normed_f32.get_mut(shape)?, w.hidden.get(shape)?, ffn_norm.view())?;
+            x = w.normed_f32.get(shape)?;
         }
+        ops::linear(device, w.router_logits.get_mut(logits)?, x, &moe.router)?;
+        let (ids, shares) = (w.expert_ids.get_mut(chosen)?, w.expert_weights.get_mut(chosen)?);
+        ops::route(device, ids, shares, w.router_logits.get(logits)?, &moe.spec.router, moe.router_tables())?;
+        let (ids, shares) = (w.expert_ids.get(chosen)?, w.expert_weights.get(chosen)?);
+        let (out, x, memory) = (w.delta.get_mut(shape)?, w.normed.get(shape)?, w.moe.layer(layer));
+        ops::moe(device, out, x, ids, shares, &moe.experts, moe.spec.glu, moe.spec.weigh, memory)?;
+        let Some(shared) = &moe.shared else { return Ok(()) };
+        let (out, x) = (w.shared.get_mut(shape)?, w.normed.get(shape)?);
+        network(device, out, x, &mut w.gate_up, &mut w.activated, &shared.network)?;
+        let gate = match &shared.gate {
+            None => None,
+            Some(gate) => {
+                ops::linear(device, w.shared_gate.get_mut([t, 1])?, w.normed.get(shape)?, gate)?;
+                Some(w.shared_gate.get([t, 1])?)
+            }
+        };
+        ops::accumulate(device, w.delta.get_mut(shape)?, w.shared.get(shape)?, gate, shared.sum_scale)
     }
 
     /// Logits `[R, V]`, and their device, of R rows of the last batch, which had T; at most
@@ -196,13 +239,42 @@ impl Decoder {
         // Picking rows of a table is what `embedding` does.
         let (picked, rows) = (w.logit_hidden.get_mut([r, h])?, View::from_slice([r], rows)?);
         ops::embedding(device, picked, w.hidden.get([t, h])?, rows, 1.0)?;
-        let norm = rms_norm(&weights.final_norm, spec);
-        ops::norm(device, w.logit_normed.get_mut([r, h])?, w.logit_hidden.get([r, h])?, norm)?;
+        let normed = w.logit_normed.get_mut([r, h])?;
+        ops::norm(device, normed, w.logit_hidden.get([r, h])?, weights.final_norm.view())?;
         ops::linear(device, w.logits.get_mut([r, v])?, w.logit_normed.get([r, h])?, weights.lm_head())?;
+        let HeadSpec { scale, softcap, .. } = spec.head;
+        if scale != 1.0 || softcap.is_some() {
+            ops::adjust_logits(device, w.logits.get_mut([r, v])?, scale, softcap)?;
+        }
         Ok((device, w.logits.get([r, v])?))
     }
 }
 
-fn rms_norm<'a>(weight: &'a Tensor, spec: &DecoderSpec) -> Norm<'a> {
-    Norm { kind: NormKind::Rms, weight: weight.view(), bias: None, eps: spec.rms_norm_eps }
+/// `out = down(activation(gate_up(x)))`; `gate_up` and `activated` are memory for what lies between.
+fn network(
+    device: &Device,
+    out: ViewMut<'_>,
+    x: View<'_>,
+    gate_up: &mut Scratch,
+    activated: &mut Scratch,
+    weights: &NetworkWeights,
+) -> Result<()> {
+    let (t, i) = (x.shape().dims()[0], weights.down.in_features());
+    let wide = [t, weights.gate_up.out_features()];
+    ops::linear(device, gate_up.get_mut(wide)?, x, &weights.gate_up)?;
+    let (to, from) = (activated.get_mut([t, i])?, gate_up.get(wide)?);
+    match weights.activation {
+        FfnActivation::Gated(glu) => ops::gated_activation(device, to, from, glu)?,
+        FfnActivation::Plain(act) => ops::activation(device, to, from, act)?,
+    }
+    ops::linear(device, out, activated.get([t, i])?, &weights.down)
+}
+
+/// The multiplier of the embeddings, as exact as the family has it.
+fn embedding_scale(spec: &EmbeddingSpec, table: DType) -> f32 {
+    match (spec.scale_rounded, table) {
+        (true, DType::BF16) => bf16::from_f32(spec.scale).to_f32(),
+        (true, DType::F16) => f16::from_f32(spec.scale).to_f32(),
+        _ => spec.scale,
+    }
 }

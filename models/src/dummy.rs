@@ -40,6 +40,10 @@ impl DummyWeights {
 }
 
 impl TensorSource for DummyWeights {
+    fn contains(&self, _name: &str) -> bool {
+        false
+    }
+
     /// Norms are 1 and biases 0; matrices are random and small, so that activations stay finite through any depth.
     fn claim(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
         let mut tensor = Tensor::zeros(shape, self.dtype)?;
@@ -53,6 +57,20 @@ impl TensorSource for DummyWeights {
             }
         }
         Ok(tensor)
+    }
+
+    fn claim_stack(&mut self, name: &str, count: usize, piece: Shape) -> Result<Vec<Tensor>, LoadError> {
+        (0..count).map(|index| self.claim(&format!("{name}.{index}"), piece)).collect()
+    }
+
+    fn claim_mxfp4(
+        &mut self,
+        name: &str,
+        count: usize,
+        shape: [usize; 2],
+        _dtype: DType,
+    ) -> Result<Vec<Tensor>, LoadError> {
+        self.claim_stack(name, count, Shape::new(shape))
     }
 
     fn totals(&self) -> (usize, u64) {

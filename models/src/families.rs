@@ -4,15 +4,30 @@
 //! checkpoints give to the tensors.
 
 mod base;
+mod bloom;
+mod chatglm;
+mod ernie4_5;
+mod ffn;
+mod gemma;
+mod glm;
+mod gpt2;
+mod gpt_oss;
+mod hunyuan;
+mod hy_v3;
+mod internlm3;
 mod llama;
+mod llama4;
+mod masks;
+mod minimax_m2;
 mod mistral;
 mod mixtral;
-mod moe;
+mod phi;
 mod qwen2;
 mod qwen3;
-mod qwen3_moe;
+mod qwen_moe;
 mod rope;
-mod sliding;
+mod step3_5;
+mod wrapper;
 
 use crate::{DecoderSpec, LoadError, config_json::ConfigJson, tensor_names::TensorNames};
 
@@ -30,12 +45,40 @@ type ReadConfig = fn(&ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadErro
 
 /// Architecture as in config.json's `architectures`, and the function that reads the rest of the file.
 const FAMILIES: &[(&str, ReadConfig)] = &[
+    ("BloomForCausalLM", bloom::read),
+    ("ChatGLMForConditionalGeneration", chatglm::read),
+    ("ChatGLMModel", chatglm::read),
+    ("Ernie4_5ForCausalLM", ernie4_5::read),
+    ("Ernie4_5_MoeForCausalLM", ernie4_5::read_moe),
+    ("GPT2LMHeadModel", gpt2::read),
+    ("Gemma2ForCausalLM", gemma::read_2),
+    ("Gemma3ForCausalLM", gemma::read_3),
+    ("Gemma3ForConditionalGeneration", gemma::read_3_multimodal),
+    ("Glm4ForCausalLM", glm::read_0414),
+    ("Glm4MoeForCausalLM", glm::read_moe),
+    ("GlmForCausalLM", glm::read),
+    ("GptOssForCausalLM", gpt_oss::read),
+    ("HYV3ForCausalLM", hy_v3::read),
+    ("HunYuanDenseV1ForCausalLM", hunyuan::read),
+    ("HunYuanMoEV1ForCausalLM", hunyuan::read_moe),
+    ("InternLM3ForCausalLM", internlm3::read),
+    ("Llama4ForCausalLM", llama4::read),
+    ("Llama4ForConditionalGeneration", llama4::read_multimodal),
     ("LlamaForCausalLM", llama::read),
+    ("MiniMaxM2ForCausalLM", minimax_m2::read),
+    ("Ministral3ForCausalLM", mistral::read_ministral3),
+    ("Mistral3ForConditionalGeneration", mistral::read_mistral3),
     ("MistralForCausalLM", mistral::read),
     ("MixtralForCausalLM", mixtral::read),
+    ("Phi3ForCausalLM", phi::read),
+    ("PhiMoEForCausalLM", phi::read_moe),
+    ("PhimoeForCausalLM", phi::read_moe),
     ("Qwen2ForCausalLM", qwen2::read),
+    ("Qwen2MoeForCausalLM", qwen_moe::read_2),
     ("Qwen3ForCausalLM", qwen3::read),
-    ("Qwen3MoeForCausalLM", qwen3_moe::read),
+    ("Qwen3MoeForCausalLM", qwen_moe::read_3),
+    ("Step3p5ForCausalLM", step3_5::read),
+    ("Step3p7ForConditionalGeneration", step3_5::read_multimodal),
 ];
 
 /// Reads a config.json of any family.
@@ -59,6 +102,9 @@ pub(crate) fn read(config: &ConfigJson) -> Result<Family, LoadError> {
     let (spec, names) = read(config)?;
     Ok(Family { architecture, spec, names })
 }
+
+#[cfg(test)]
+pub(crate) use tests::read_spec;
 
 #[cfg(test)]
 mod tests;

@@ -48,6 +48,9 @@ pub struct ModelInfo {
     pub eos_token_ids: Vec<u32>,
     /// The token that begins a text.
     pub bos_token_id: Option<u32>,
+    /// Tensors of the checkpoint that text generation does not need, by name: a vision tower, layers for multi-token
+    /// prediction, masks and tables that follow from config.json.
+    pub ignored_tensors: Vec<String>,
     /// What is computed.
     pub spec: DecoderSpec,
 }
@@ -82,6 +85,7 @@ impl ModelInfo {
             vocab_size: spec.vocab_size,
             eos_token_ids: ends.eos,
             bos_token_id: ends.bos,
+            ignored_tensors: Vec::new(),
             spec: spec.clone(),
         }
     }

@@ -19,7 +19,9 @@ mod info;
 mod kv_cache;
 mod memory;
 mod model;
+mod mxfp4;
 mod plan;
+mod position_tables;
 mod rope;
 mod safetensors_header;
 mod sampler;
@@ -39,8 +41,14 @@ pub use kv_cache::BLOCK_SIZE;
 pub use model::{LoadFormat, LoadProgress, Model, ModelOptions};
 pub use mosu_kernels::{
     DType, Device, KernelError, limits,
-    ops::{SampleParams, SeenToken, TokenLogprobs},
+    ops::{
+        Activation, AttentionMask, ExpertGroups, Glu, GroupRank, NormKind, NormOrder, NormSpan, Renormalize,
+        RopeLayout, Router, RouterLogits, RouterScore, SampleParams, SeenToken, TokenLogprobs, WeighExperts,
+    },
 };
 pub use source::ModelSource;
-pub use spec::{AttentionSpec, DecoderSpec, FfnSpec, LayerSpec, Mask, MoeSpec, RopeScaling, RopeSpec};
+pub use spec::{
+    AttentionSpec, DecoderSpec, DenseSpec, EmbeddingSpec, FfnActivation, FfnSpec, HeadSpec, LayerSpec,
+    MoeSpec, NormSpec, QkNormSpec, RopeScaling, RopeSpec, SharedSpec, Temperature,
+};
 pub use tokenizer::{Joining, SpecialTokens, TextJoiner, TokenPiece, Tokenizer, TokenizerError};

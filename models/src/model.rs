@@ -14,6 +14,7 @@ use crate::{
     memory,
     plan::{FixedMemory, MemoryPlan},
     sampler::Sampler,
+    tensor_names::TensorNames,
     weights::{self, DecoderWeights},
     workspace::{LOGIT_ROWS, Workspace},
 };
@@ -110,7 +111,8 @@ impl Model {
         let config = ConfigJson::new(&path, &config)?;
         let family = families::read(&config)?;
         let ends = EndTokens::read(source, &config, family.spec.vocab_size)?;
-        let weights = load_weights(source, &config, &family, options.load_format, progress)?;
+        let (weights, ignored_tensors) =
+            load_weights(source, &config, &family, options.load_format, progress)?;
         let Family { architecture, spec, .. } = family;
 
         let compute = weights.dtype().compute();
@@ -122,7 +124,8 @@ impl Model {
         };
         let plan = MemoryPlan::new(&spec, compute, options, memory.leave_free(available)?)?;
         let name = (source.name(), architecture);
-        let info = ModelInfo::new(name, &spec, weights.dtype(), options, memory, &plan, ends);
+        let mut info = ModelInfo::new(name, &spec, weights.dtype(), options, memory, &plan, ends);
+        info.ignored_tensors = ignored_tensors;
         let limits = BatchLimits {
             max_rows,
             vocab_size: spec.vocab_size,
@@ -168,25 +171,27 @@ impl Model {
     }
 }
 
+/// The weights, and the names of the tensors that they do not need.
 fn load_weights(
     source: &ModelSource,
     config: &ConfigJson,
     family: &Family,
     format: LoadFormat,
     progress: &mut dyn FnMut(LoadProgress),
-) -> Result<DecoderWeights, LoadError> {
+) -> Result<(DecoderWeights, Vec<String>), LoadError> {
     let Family { spec, names, .. } = family;
     match format {
         LoadFormat::Dummy => {
+            // Random weights need no layout but the plainest.
             let mut source = DummyWeights::new(config.file(), spec)?;
-            weights::load(&mut source, spec, names, progress)
+            Ok((weights::load(&mut source, spec, &TensorNames::for_dummy(spec), progress)?, Vec::new()))
         }
         LoadFormat::Auto => {
             let mut checkpoint = Checkpoint::open(source)?;
             let weights = weights::load(&mut checkpoint, spec, names, progress)?;
-            let tied_head = spec.tie_word_embeddings.then_some(names.lm_head);
-            checkpoint.finish(names.ignored, tied_head)?;
-            Ok(weights)
+            let (layers, tied) = (spec.layers.len(), spec.head.tied);
+            let ignored = checkpoint.finish(|name| names.ignores(name, layers, tied))?;
+            Ok((weights, ignored))
         }
     }
 }

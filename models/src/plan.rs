@@ -82,13 +82,15 @@ impl MemoryPlan {
 /// The longest sequence wanted.
 fn longest(spec: &DecoderSpec, options: &ModelOptions) -> Result<usize, LoadError> {
     let own = spec.max_position_embeddings;
+    let most = spec.longest_context();
     match options.max_model_len {
         None => Ok(own),
-        Some(asked) if (1..=own).contains(&asked) => Ok(asked),
-        Some(asked) => Err(LoadError::Option {
-            option: "max_model_len",
-            message: format!("expected 1 to {own}, the model's own context, found {asked}"),
-        }),
+        Some(asked) if (1..=most).contains(&asked) => Ok(asked),
+        Some(asked) => {
+            let of = if most == own { "the model's own context" } else { "its context extended" };
+            let message = format!("expected 1 to {most}, {of}, found {asked}");
+            Err(LoadError::Option { option: "max_model_len", message })
+        }
     }
 }
 
@@ -101,30 +103,15 @@ mod tests {
     use mosu_kernels::Device;
 
     use super::*;
-    use crate::{AttentionSpec, FfnSpec, LayerSpec, Mask, RopeScaling, RopeSpec};
+    use crate::families;
 
     /// 2 layers of 4 KV heads of 8: 256 bytes per token in bf16, 4096 per KV block.
     fn spec() -> DecoderSpec {
-        let attention = AttentionSpec {
-            num_heads: 4,
-            num_kv_heads: 4,
-            head_dim: 8,
-            qkv_bias: false,
-            o_bias: false,
-            qk_norm: false,
-            mask: Mask::Full,
-            rope: RopeSpec { theta: 1e4, scaling: RopeScaling::None },
-        };
-        let layer = LayerSpec { attention, ffn: FfnSpec::Dense { intermediate_size: 8, bias: false } };
-        DecoderSpec {
-            vocab_size: 10,
-            hidden_size: 32,
-            max_position_embeddings: 100,
-            rms_norm_eps: 1e-6,
-            layers: vec![layer; 2],
-            tie_word_embeddings: true,
-            dtype: None,
-        }
+        families::read_spec(&serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "vocab_size": 10, "hidden_size": 32, "intermediate_size": 8,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 100,
+        }))
+        .unwrap()
     }
 
     fn plan(change: impl FnOnce(&mut ModelOptions), free: u64) -> Result<MemoryPlan, LoadError> {

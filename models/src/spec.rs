@@ -1,7 +1,14 @@
-//! What one decoder computes, as plain data. A family's file turns config.json into a [`DecoderSpec`];
-//! the decoder reads nothing else.
+//! What one decoder computes, as plain data. A family's file turns config.json into a [`DecoderSpec`]; the decoder
+//! reads nothing else. Choices that an op makes too are the op's own enums.
 
-use mosu_kernels::DType;
+mod count;
+mod rope;
+
+use mosu_kernels::{
+    DType,
+    ops::{Activation, AttentionMask, Glu, NormKind, NormOrder, NormSpan, Router, WeighExperts},
+};
+pub use rope::{RopeScaling, RopeSpec};
 
 /// Everything that distinguishes one decoder from another.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,110 +19,83 @@ pub struct DecoderSpec {
     pub hidden_size: usize,
     /// The longest sequence that the model was made for, in tokens, context extension included.
     pub max_position_embeddings: usize,
-    /// Epsilon of every RMSNorm.
-    pub rms_norm_eps: f32,
+    /// How token ids become the residual stream.
+    pub embedding: EmbeddingSpec,
+    /// All norms of the residual stream and its branches.
+    pub norm: NormSpec,
     /// The layers, first to last.
     pub layers: Vec<LayerSpec>,
-    /// The output projection is the embedding table.
-    pub tie_word_embeddings: bool,
+    /// How the residual stream becomes logits.
+    pub head: HeadSpec,
     /// Element type of the weights, as config.json says; the files decide.
     pub dtype: Option<DType>,
 }
 
 impl DecoderSpec {
-    /// Number of weights, a tied output projection counted once; `None` if that overflows.
-    pub fn parameters(&self) -> Option<u64> {
-        let tables = if self.tie_word_embeddings { 1 } else { 2 };
-        self.count(tables, |ffn| match ffn {
-            FfnSpec::Dense { .. } => 1,
-            FfnSpec::Moe(moe) => moe.num_experts,
-        })
-    }
-
-    /// Number of weights that one token meets: its experts only, and of the two tables only the output projection.
-    pub fn active_parameters(&self) -> Option<u64> {
-        self.count(1, |ffn| match ffn {
-            FfnSpec::Dense { .. } => 1,
-            FfnSpec::Moe(moe) => moe.num_experts_per_tok,
-        })
-    }
-
-    /// Number of tensors that hold them.
-    pub fn tensors(&self) -> usize {
-        let attention = |spec: &AttentionSpec| {
-            4 + 3 * usize::from(spec.qkv_bias) + usize::from(spec.o_bias) + 2 * usize::from(spec.qk_norm)
+    /// The longest sequence that can be asked for: dynamic scaling of the rotation reaches beyond the model's own
+    /// context, at the price of another rotation for all sequences.
+    pub fn longest_context(&self) -> usize {
+        let of_layer = |layer: &LayerSpec| match layer.attention.rope.as_ref()?.scaling {
+            RopeScaling::Dynamic { factor, max_position } => Some((max_position as f64 * factor) as usize),
+            _ => None,
         };
-        let ffn = |spec: &FfnSpec| match *spec {
-            FfnSpec::Dense { bias, .. } => 3 + 3 * usize::from(bias),
-            FfnSpec::Moe(moe) => 1 + 3 * moe.num_experts,
-        };
-        let layer = |spec: &LayerSpec| 2 + attention(&spec.attention) + ffn(&spec.ffn);
-        let head = usize::from(!self.tie_word_embeddings);
-        2 + head + self.layers.iter().map(layer).sum::<usize>()
-    }
-
-    fn count(&self, tables: usize, networks: impl Fn(&FfnSpec) -> usize) -> Option<u64> {
-        let h = self.hidden_size;
-        let start = product(&[tables, self.vocab_size, h])?.checked_add(h as u64)?;
-        self.layers.iter().try_fold(start, |sum: u64, layer| {
-            let attention = layer.attention.parameters(h)?;
-            let ffn = layer.ffn.parameters(h, networks(&layer.ffn))?;
-            sum.checked_add(attention)?.checked_add(ffn)?.checked_add(2 * h as u64)
-        })
-    }
-
-    /// Elements of keys and values that one token leaves in the KV cache.
-    pub fn kv_elements_per_token(&self) -> usize {
-        self.layers.iter().map(|layer| 2 * layer.attention.num_kv_heads * layer.attention.head_dim).sum()
+        let extended = self.layers.iter().filter_map(of_layer).max().unwrap_or(0);
+        self.max_position_embeddings.max(extended)
     }
 }
 
-impl AttentionSpec {
-    fn parameters(&self, hidden_size: usize) -> Option<u64> {
-        let q = product(&[self.num_heads, self.head_dim])?;
-        let qkv = q.checked_add(product(&[2, self.num_kv_heads, self.head_dim])?)?;
-        let h = hidden_size as u64;
-        let matrices = qkv.checked_add(q)?.checked_mul(h)?;
-        let qkv_bias = if self.qkv_bias { qkv } else { 0 };
-        let o_bias = if self.o_bias { h } else { 0 };
-        let norms = if self.qk_norm { 2 * self.head_dim as u64 } else { 0 };
-        matrices.checked_add(qkv_bias)?.checked_add(o_bias)?.checked_add(norms)
+/// The residual stream before the first layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmbeddingSpec {
+    /// Multiplier of the table's rows.
+    pub scale: f32,
+    /// The multiplier is rounded to the table's element type first (Gemma).
+    pub scale_rounded: bool,
+    /// Rows of a table that is added by position (GPT-2).
+    pub learned_positions: Option<usize>,
+    /// A norm follows (BLOOM).
+    pub norm: bool,
+}
+
+impl Default for EmbeddingSpec {
+    fn default() -> EmbeddingSpec {
+        EmbeddingSpec { scale: 1.0, scale_rounded: false, learned_positions: None, norm: false }
     }
 }
 
-impl FfnSpec {
-    /// The experts of a sparse layer.
-    pub fn moe(&self) -> Option<MoeSpec> {
-        match *self {
-            FfnSpec::Dense { .. } => None,
-            FfnSpec::Moe(moe) => Some(moe),
-        }
-    }
-
-    /// Of `networks` gated networks, and of the router where there is one.
-    fn parameters(&self, hidden_size: usize, networks: usize) -> Option<u64> {
-        let h = hidden_size;
-        let (intermediate_size, extra) = match *self {
-            FfnSpec::Dense { intermediate_size, bias } => {
-                (intermediate_size, if bias { 2 * intermediate_size as u64 + h as u64 } else { 0 })
-            }
-            FfnSpec::Moe(moe) => (moe.intermediate_size, product(&[moe.num_experts, h])?),
-        };
-        product(&[networks, 3, h, intermediate_size])?.checked_add(extra)
-    }
+/// The norms of a decoder. LayerNorms have a bias.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormSpec {
+    /// RMSNorm or LayerNorm.
+    pub kind: NormKind,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Files store `w` where the norm multiplies by `1 + w` (Gemma, Step-3.5); norms of q and k too.
+    pub one_plus: bool,
 }
 
-fn product(factors: &[usize]) -> Option<u64> {
-    factors.iter().try_fold(1, |product: u64, &factor| product.checked_mul(factor as u64))
+/// From the residual stream to logits: `softcap(scale * (norm(hidden) · headᵀ + bias))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeadSpec {
+    /// The output projection is the embedding table.
+    pub tied: bool,
+    /// The output projection has a bias.
+    pub bias: bool,
+    /// Multiplier of the logits.
+    pub scale: f32,
+    /// `c * tanh(logit / c)`, after the multiplier.
+    pub softcap: Option<f32>,
 }
 
-/// One decoder layer: `x += attention(norm(x)); x += ffn(norm(x))`.
+/// One decoder layer: `x += post(attention(norm(x))); x += post(ffn(norm(x)))`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSpec {
     /// How tokens look at each other.
     pub attention: AttentionSpec,
     /// What happens to each token alone.
     pub ffn: FfnSpec,
+    /// Each branch has a norm of its own behind it ("sandwich").
+    pub post_norms: bool,
 }
 
 /// Grouped-query attention.
@@ -127,93 +107,119 @@ pub struct AttentionSpec {
     pub num_kv_heads: usize,
     /// Width of a head; not always `hidden_size / num_heads`.
     pub head_dim: usize,
+    /// Queries go through a narrow layer with a norm: `q = up(norm(down(x)))`; its width (Step-3).
+    pub q_rank: Option<usize>,
     /// q, k and v projections have a bias.
     pub qkv_bias: bool,
     /// The output projection has a bias.
     pub o_bias: bool,
-    /// RMSNorm over each head of q and k, before the rotation.
-    pub qk_norm: bool,
+    /// RMSNorm of q and k.
+    pub qk_norm: Option<QkNormSpec>,
+    /// Rotary position embedding; none where positions come from elsewhere.
+    pub rope: Option<RopeSpec>,
+    /// Scores fall with distance, by a slope per head (Press et al. 2021, arXiv 2108.12409).
+    pub alibi: bool,
     /// Which keys a query sees.
-    pub mask: Mask,
-    /// Rotary position embedding.
-    pub rope: RopeSpec,
+    pub mask: AttentionMask,
+    /// Multiplier of the scores.
+    pub scale: f32,
+    /// `c * tanh(score / c)`, after the multiplier.
+    pub softcap: Option<f32>,
+    /// Each head has one more logit in its softmax, without a value (gpt-oss).
+    pub sinks: bool,
+    /// Multiplier of the scores that depends on the query's position, after the cap.
+    pub temperature: Option<Temperature>,
+    /// The output of each head is multiplied by `sigmoid(gate(x))` (Step-3.5, Spark-X2.5).
+    pub head_gate: bool,
 }
 
-/// Which keys a query at position `q` sees among positions `k <= q`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mask {
-    /// All of them.
-    Full,
-    /// Those with `q - k < window`.
-    Sliding {
-        /// In tokens, the query's own included.
-        window: usize,
-    },
+/// RMSNorm of queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QkNormSpec {
+    /// Over each head, or over all heads together.
+    pub span: NormSpan,
+    /// Before or after the rotation.
+    pub order: NormOrder,
+    /// Multiplied by weights; without them it is a plain L2 norm (Llama 4).
+    pub weighted: bool,
 }
 
-/// Rotary position embedding over the whole head, pairs `(i, i + head_dim / 2)`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RopeSpec {
-    /// Base of the frequencies `theta^(-2i / head_dim)`.
-    pub theta: f64,
-    /// How the frequencies change for long contexts.
-    pub scaling: RopeScaling,
+impl QkNormSpec {
+    /// Over each head, before the rotation, with weights: what most families that have it do.
+    pub const HEADS: QkNormSpec =
+        QkNormSpec { span: NormSpan::Head, order: NormOrder::BeforeRope, weighted: true };
 }
 
-/// Context extension of rotary embeddings.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// None.
-    None,
-    /// Positions divided by `factor`.
-    Linear {
-        /// The divisor.
-        factor: f64,
+/// How the scores of a query at position p are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Temperature {
+    /// `1 + beta * ln(1 + floor((p + offset) / interval))` (Llama 4, Ministral 3).
+    Steps {
+        /// Growth per interval.
+        beta: f64,
+        /// Positions of one step.
+        interval: f64,
+        /// 1 where positions are counted from 1.
+        offset: f64,
     },
-    /// Llama 3.1: low frequencies divided by `factor`, high ones kept, smooth in between.
-    Llama3 {
-        /// The divisor of low frequencies.
-        factor: f64,
-        /// Wavelengths above `original_max_position / low_freq_factor` are low.
-        low_freq_factor: f64,
-        /// Wavelengths below `original_max_position / high_freq_factor` are high.
-        high_freq_factor: f64,
-        /// Context of pre-training.
-        original_max_position: usize,
-    },
-    /// YaRN (Peng et al. 2023, arXiv 2309.00071).
-    Yarn {
-        /// The divisor of low frequencies.
-        factor: f64,
-        /// Rotations within the original context above which a frequency is kept.
-        beta_fast: f64,
-        /// Rotations below which a frequency is divided.
-        beta_slow: f64,
-        /// Context of pre-training.
-        original_max_position: usize,
-        /// Round the ramp's ends to whole dimensions.
-        truncate: bool,
-        /// Multiplier of cos and sin.
-        attention_factor: f64,
+    /// `max(1, ln(p + offset) / ln(length))` (Grok-2, Qwen1).
+    Log {
+        /// Positions up to here are not changed.
+        length: f64,
+        /// 1 where positions are counted from 1.
+        offset: f64,
     },
 }
 
 /// The feed-forward part of a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FfnSpec {
-    /// `down(silu(gate(x)) * up(x))`.
-    Dense {
-        /// Width of gate and up.
-        intermediate_size: usize,
-        /// gate, up and down projections have a bias.
-        bias: bool,
-    },
-    /// A router picks some of many such networks per token.
+    /// One network for all tokens.
+    Dense(DenseSpec),
+    /// A router picks some of many networks per token.
     Moe(MoeSpec),
 }
 
-/// A layer of experts: the outputs of the `num_experts_per_tok` most probable ones, weighted by the router's softmax.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl FfnSpec {
+    /// The network of a dense layer, or the one that all tokens visit in a sparse layer.
+    pub fn dense(&self) -> Option<&DenseSpec> {
+        match self {
+            FfnSpec::Dense(dense) => Some(dense),
+            FfnSpec::Moe(moe) => moe.shared.as_ref().map(|shared| &shared.network),
+        }
+    }
+
+    /// The experts of a sparse layer.
+    pub fn moe(&self) -> Option<&MoeSpec> {
+        match self {
+            FfnSpec::Dense(_) => None,
+            FfnSpec::Moe(moe) => Some(moe),
+        }
+    }
+}
+
+/// A feed-forward network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DenseSpec {
+    /// Width between the projections.
+    pub intermediate_size: usize,
+    /// What stands between them.
+    pub activation: FfnActivation,
+    /// The projections have a bias.
+    pub bias: bool,
+}
+
+/// What stands between the projections of a feed-forward network.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum FfnActivation {
+    /// `down(glu(gate(x), up(x)))`
+    Gated(Glu),
+    /// `down(act(up(x)))`
+    Plain(Activation),
+}
+
+/// A layer of experts.
+#[derive(Clone, Debug, PartialEq)]
 pub struct MoeSpec {
     /// Experts of the layer.
     pub num_experts: usize,
@@ -221,6 +227,31 @@ pub struct MoeSpec {
     pub num_experts_per_tok: usize,
     /// Width of one expert.
     pub intermediate_size: usize,
-    /// Divide the chosen experts' softmax weights by their sum.
-    pub renormalize: bool,
+    /// An expert's activation.
+    pub glu: Glu,
+    /// The experts' projections have a bias.
+    pub expert_bias: bool,
+    /// From logits to experts and their weights.
+    pub router: Router,
+    /// The router's projection has a bias.
+    pub router_bias: bool,
+    /// A learned bias per expert takes part in the choice, not in the weight.
+    pub selection_bias: bool,
+    /// A learned multiplier per expert takes part in the weight.
+    pub expert_scale: bool,
+    /// Whether an expert's input or its output is weighted.
+    pub weigh: WeighExperts,
+    /// A network that all tokens visit.
+    pub shared: Option<SharedSpec>,
+}
+
+/// A network beside the experts: `(experts + [sigmoid(gate(x)) *] network(x)) * sum_scale`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharedSpec {
+    /// The network.
+    pub network: DenseSpec,
+    /// Its output is multiplied by `sigmoid(gate(x))`.
+    pub gated: bool,
+    /// Multiplier of the sum (1/√2 in Grok-2).
+    pub sum_scale: f32,
 }

@@ -1,23 +1,40 @@
 //! A spec and a source of tensors make the weights of a decoder. Each tensor is claimed exactly once, with the shape
-//! that the spec implies.
+//! that the spec implies. Whatever layout a checkpoint has ends here: the decoder sees `[out, in]` matrices, rows
+//! q, k, v and gate, up.
+
+mod claims;
+mod layout;
 
 use std::path::Path;
 
-use half::{bf16, f16};
 use mosu_kernels::{
-    DType, KernelError, Shape, Tensor, View,
-    ops::{Expert, Experts, Linear, LinearPart},
+    DType, Shape, Tensor, View,
+    ops::{Experts, Linear, Norm, NormKind, RouterTables},
 };
 
-use crate::{
-    AttentionSpec, DecoderSpec, FfnSpec, LayerSpec, LoadError, LoadProgress, MoeSpec,
-    tensor_names::{GatedNames, TensorNames},
-};
+use crate::{DecoderSpec, FfnActivation, LoadError, LoadProgress, MoeSpec, tensor_names::TensorNames};
+pub(crate) use layout::bytes_mut;
 
 /// Where tensors come from: a checkpoint's files, or a generator of random ones.
 pub(crate) trait TensorSource {
-    /// The tensor of that name and shape.
+    /// Whether there is a tensor of that name.
+    fn contains(&self, name: &str) -> bool;
+
+    /// The tensor of that name and shape. Leading dimensions of 1 count as absent.
     fn claim(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError>;
+
+    /// The tensor of that name and of shape `[count, piece..]`, cut along its first dimension.
+    fn claim_stack(&mut self, name: &str, count: usize, piece: Shape) -> Result<Vec<Tensor>, LoadError>;
+
+    /// `count` matrices of shape `[out, in]` in `dtype` (bf16 or f32) from the MXFP4 tensors `<name>_blocks` and
+    /// `<name>_scales`.
+    fn claim_mxfp4(
+        &mut self,
+        name: &str,
+        count: usize,
+        shape: [usize; 2],
+        dtype: DType,
+    ) -> Result<Vec<Tensor>, LoadError>;
 
     /// How many tensors there are, and their bytes.
     fn totals(&self) -> (usize, u64);
@@ -26,26 +43,22 @@ pub(crate) trait TensorSource {
     fn file(&self) -> &Path;
 }
 
-/// A tensor's bytes, to fill.
-pub(crate) fn bytes_mut(tensor: &mut Tensor) -> Result<&mut [u8], KernelError> {
-    Ok(match tensor.dtype() {
-        DType::F32 => bytemuck::cast_slice_mut(tensor.as_mut_slice::<f32>()?),
-        DType::F16 => bytemuck::cast_slice_mut(tensor.as_mut_slice::<f16>()?),
-        DType::BF16 => bytemuck::cast_slice_mut(tensor.as_mut_slice::<bf16>()?),
-        DType::U32 => bytemuck::cast_slice_mut(tensor.as_mut_slice::<u32>()?),
-    })
-}
-
 /// All weights of a decoder. V vocabulary, H hidden size.
 pub(crate) struct DecoderWeights {
     /// `[V, H]`; also the output projection when the embeddings are tied.
     pub embedding: Linear,
+    /// `[P, H]`, one row per position.
+    pub positions: Option<Tensor>,
+    /// `[H]`
+    pub embedding_norm: Option<NormWeights>,
     /// First to last.
     pub layers: Vec<LayerWeights>,
     /// `[H]`
-    pub final_norm: Tensor,
+    pub final_norm: NormWeights,
     /// `[V, H]`, unless tied.
     untied_head: Option<Linear>,
+    /// Size of everything as it was claimed.
+    bytes: u64,
 }
 
 impl DecoderWeights {
@@ -61,10 +74,7 @@ impl DecoderWeights {
 
     /// Size of all weights.
     pub fn size_in_bytes(&self) -> u64 {
-        let tables =
-            self.embedding.size_in_bytes() + self.untied_head.as_ref().map_or(0, Linear::size_in_bytes);
-        let layers: usize = self.layers.iter().map(LayerWeights::size_in_bytes).sum();
-        (tables + layers + self.final_norm.size_in_bytes()) as u64
+        self.bytes
     }
 
     /// The output projection `[V, H]`.
@@ -73,47 +83,120 @@ impl DecoderWeights {
     }
 }
 
+/// A norm and its weights.
+pub(crate) struct NormWeights {
+    kind: NormKind,
+    eps: f32,
+    /// As wide as what is normed.
+    weight: Tensor,
+    /// As wide.
+    bias: Option<Tensor>,
+}
+
+impl NormWeights {
+    /// As the ops take it.
+    pub fn view(&self) -> Norm<'_> {
+        let NormWeights { kind, eps, weight, bias } = self;
+        Norm { kind: *kind, weight: weight.view(), bias: bias.as_ref().map(Tensor::view), eps: *eps }
+    }
+}
+
 /// One layer. Q, KV: heads times head_dim.
 pub(crate) struct LayerWeights {
     /// `[H]`
-    pub attention_norm: Tensor,
-    /// q, k and v side by side, `[Q + 2 KV, H]` in all.
-    pub qkv: Linear,
-    /// `[head_dim]` each, of queries and keys.
-    pub qk_norm: Option<(Tensor, Tensor)>,
+    pub attention_norm: NormWeights,
+    /// Queries, keys and values.
+    pub qkv: QkvWeights,
+    /// Of queries and keys: `[head_dim]` each, or `[Q]` and `[KV]`.
+    pub qk_norm: Option<[Tensor; 2]>,
+    /// `[Hq]`
+    pub sinks: Option<Tensor>,
+    /// `[Hq, H]`
+    pub head_gate: Option<Linear>,
     /// `[H, Q]`
     pub o_proj: Linear,
     /// `[H]`
-    pub ffn_norm: Tensor,
+    pub attention_post_norm: Option<NormWeights>,
+    /// `[H]`
+    pub ffn_norm: NormWeights,
     /// What follows attention.
     pub ffn: FfnWeights,
+    /// `[H]`
+    pub ffn_post_norm: Option<NormWeights>,
 }
 
-impl LayerWeights {
-    fn size_in_bytes(&self) -> usize {
-        let ffn = match &self.ffn {
-            FfnWeights::Dense(network) => network.size_in_bytes(),
-            FfnWeights::Moe { router, experts, .. } => router.size_in_bytes() + experts.size_in_bytes(),
-        };
-        let qk_norm = self.qk_norm.as_ref().map_or(0, |(q, k)| q.size_in_bytes() + k.size_in_bytes());
-        let norms = self.attention_norm.size_in_bytes() + self.ffn_norm.size_in_bytes() + qk_norm;
-        self.qkv.size_in_bytes() + self.o_proj.size_in_bytes() + norms + ffn
-    }
+/// The projections to queries, keys and values.
+pub(crate) enum QkvWeights {
+    /// q, k and v side by side, `[Q + 2 KV, H]` in all.
+    Direct(Linear),
+    /// Queries by way of a narrow layer.
+    LowRank(Box<LowRankWeights>),
+}
+
+/// Queries by way of a narrow layer of width R, keys and values directly.
+pub(crate) struct LowRankWeights {
+    /// `[R, H]`
+    pub q_down: Linear,
+    /// `[R]`
+    pub q_down_norm: NormWeights,
+    /// `[Q, R]`
+    pub q_up: Linear,
+    /// k and v side by side, `[2 KV, H]`.
+    pub kv: Linear,
 }
 
 /// The feed-forward part. I intermediate size, E experts.
 pub(crate) enum FfnWeights {
-    /// `gate_up` is `[2 I, H]`, `down` is `[H, I]`.
-    Dense(Expert),
-    /// The router is `[E, H]`.
-    Moe {
-        /// Sizes, and what is done with the scores.
-        spec: MoeSpec,
-        /// Scores the experts.
-        router: Linear,
-        /// E of them.
-        experts: Experts,
-    },
+    /// One network for all tokens.
+    Dense(NetworkWeights),
+    /// A router and its experts.
+    Moe(Box<MoeWeights>),
+}
+
+/// A feed-forward network.
+pub(crate) struct NetworkWeights {
+    /// What stands between the projections.
+    pub activation: FfnActivation,
+    /// `[2 I, H]`, or `[I, H]` without a gate.
+    pub gate_up: Linear,
+    /// `[H, I]`
+    pub down: Linear,
+}
+
+/// A sparse layer's.
+pub(crate) struct MoeWeights {
+    /// Sizes, and what is done with the logits.
+    pub spec: MoeSpec,
+    /// `[E, H]`; may compute in f32 where the other matrices do not.
+    pub router: Linear,
+    /// `[E]`
+    pub selection_bias: Option<Tensor>,
+    /// `[E]`
+    pub expert_scale: Option<Tensor>,
+    /// E of them.
+    pub experts: Experts,
+    /// The network that all tokens visit.
+    pub shared: Option<SharedWeights>,
+}
+
+impl MoeWeights {
+    /// The tables of the router, as the op takes them.
+    pub fn router_tables(&self) -> RouterTables<'_> {
+        RouterTables {
+            selection_bias: self.selection_bias.as_ref().map(Tensor::view),
+            expert_scale: self.expert_scale.as_ref().map(Tensor::view),
+        }
+    }
+}
+
+/// A network beside the experts.
+pub(crate) struct SharedWeights {
+    /// The network.
+    pub network: NetworkWeights,
+    /// `[1, H]`
+    pub gate: Option<Linear>,
+    /// Multiplier of the sum with the experts.
+    pub sum_scale: f32,
 }
 
 /// Claims every tensor that `spec` needs.
@@ -126,127 +209,5 @@ pub(crate) fn load(
     names: &TensorNames,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<DecoderWeights, LoadError> {
-    let (tensors_total, bytes_total) = source.totals();
-    let done = LoadProgress { tensors_done: 0, tensors_total, bytes_done: 0, bytes_total };
-    let mut claims = Claims { source, hidden_size: spec.hidden_size, names, compute: None, progress, done };
-    let embedding = claims.linear(&[names.embedding.into()], &[spec.vocab_size], spec.hidden_size, false)?;
-    let layers = spec.layers.iter().enumerate();
-    let layers = layers.map(|(index, layer)| claims.layer(index, layer)).collect::<Result<_, _>>()?;
-    let final_norm = claims.norm(names.final_norm, spec.hidden_size)?;
-    let untied_head = match spec.tie_word_embeddings {
-        true => None,
-        false => Some(claims.linear(&[names.lm_head.into()], &[spec.vocab_size], spec.hidden_size, false)?),
-    };
-    Ok(DecoderWeights { embedding, layers, final_norm, untied_head })
-}
-
-struct Claims<'a> {
-    source: &'a mut dyn TensorSource,
-    hidden_size: usize,
-    names: &'a TensorNames,
-    /// The type in which activations meet the matrices; the first matrix decides for all.
-    compute: Option<DType>,
-    progress: &'a mut dyn FnMut(LoadProgress),
-    done: LoadProgress,
-}
-
-impl Claims<'_> {
-    fn tensor(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
-        let tensor = self.source.claim(name, shape)?;
-        self.done.tensors_done += 1;
-        self.done.bytes_done += tensor.size_in_bytes() as u64;
-        (self.progress)(self.done);
-        Ok(tensor)
-    }
-
-    fn matrix(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
-        let tensor = self.tensor(name, shape)?;
-        let compute = *self.compute.get_or_insert(tensor.dtype().compute());
-        if tensor.dtype().compute() != compute {
-            let found = tensor.dtype();
-            let message = format!("is {found}, but the matrices before it compute in {compute}; convert it");
-            return Err(LoadError::checkpoint(self.source.file(), Some(name), message));
-        }
-        Ok(tensor)
-    }
-
-    fn norm(&mut self, module: &str, width: usize) -> Result<Tensor, LoadError> {
-        self.tensor(&format!("{module}.weight"), Shape::new([width]))
-    }
-
-    /// Modules that share their input; each has a weight `[out, inputs]` and, with `bias`, a bias `[out]`.
-    fn linear(
-        &mut self,
-        modules: &[String],
-        outputs: &[usize],
-        inputs: usize,
-        bias: bool,
-    ) -> Result<Linear, LoadError> {
-        let mut parts = Vec::with_capacity(modules.len());
-        for (module, &out) in modules.iter().zip(outputs) {
-            let weight = self.matrix(&format!("{module}.weight"), Shape::new([out, inputs]))?;
-            let bias = match bias {
-                true => Some(self.tensor(&format!("{module}.bias"), Shape::new([out]))?),
-                false => None,
-            };
-            parts.push(LinearPart { weight, bias });
-        }
-        Ok(Linear::new(parts)?)
-    }
-
-    fn layer(&mut self, index: usize, spec: &LayerSpec) -> Result<LayerWeights, LoadError> {
-        let TensorNames { layers, attention_norm, q_proj, k_proj, v_proj, o_proj, ffn_norm, .. } =
-            *self.names;
-        let at = |module: &str| format!("{layers}.{index}.{module}");
-        let AttentionSpec { num_heads, num_kv_heads, head_dim, qkv_bias, o_bias, qk_norm, .. } =
-            spec.attention;
-        let (q, kv, h) = (num_heads * head_dim, num_kv_heads * head_dim, self.hidden_size);
-        let attention_norm = self.norm(&at(attention_norm), h)?;
-        let qkv = self.linear(&[at(q_proj), at(k_proj), at(v_proj)], &[q, kv, kv], h, qkv_bias)?;
-        let qk_norm = match qk_norm {
-            true => {
-                let (q_norm, k_norm) = (at(self.names.q_norm), at(self.names.k_norm));
-                Some((self.norm(&q_norm, head_dim)?, self.norm(&k_norm, head_dim)?))
-            }
-            false => None,
-        };
-        let o_proj = self.linear(&[at(o_proj)], &[h], q, o_bias)?;
-        let ffn_norm = self.norm(&at(ffn_norm), h)?;
-        let ffn = self.ffn(&at(""), &spec.ffn)?;
-        Ok(LayerWeights { attention_norm, qkv, qk_norm, o_proj, ffn_norm, ffn })
-    }
-
-    fn ffn(&mut self, prefix: &str, spec: &FfnSpec) -> Result<FfnWeights, LoadError> {
-        let names = self.names;
-        match *spec {
-            FfnSpec::Dense { intermediate_size, bias } => {
-                Ok(FfnWeights::Dense(self.gated(prefix, &names.dense, intermediate_size, bias)?))
-            }
-            FfnSpec::Moe(spec) => {
-                let MoeSpec { num_experts, intermediate_size, .. } = spec;
-                let router = format!("{prefix}{}", names.router);
-                let router = self.linear(&[router], &[num_experts], self.hidden_size, false)?;
-                let expert = |e: usize| {
-                    let prefix = format!("{prefix}{}.{e}.", names.experts);
-                    self.gated(&prefix, &names.expert, intermediate_size, false)
-                };
-                let experts = Experts::new((0..num_experts).map(expert).collect::<Result<_, _>>()?)?;
-                Ok(FfnWeights::Moe { spec, router, experts })
-            }
-        }
-    }
-
-    fn gated(
-        &mut self,
-        prefix: &str,
-        names: &GatedNames,
-        intermediate_size: usize,
-        bias: bool,
-    ) -> Result<Expert, LoadError> {
-        let (i, h) = (intermediate_size, self.hidden_size);
-        let at = |module: &str| format!("{prefix}{module}");
-        let gate_up = self.linear(&[at(names.gate), at(names.up)], &[i, i], h, bias)?;
-        let down = self.linear(&[at(names.down)], &[h], i, bias)?;
-        Ok(Expert { gate_up, down })
-    }
+    claims::Claims::new(source, spec, names, progress).decoder()
 }

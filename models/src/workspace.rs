@@ -3,7 +3,7 @@
 use half::bf16;
 use mosu_kernels::{DType, Element, KernelError, Result, Shape, Tensor, View, ViewMut, ops::MoeWorkspace};
 
-use crate::{DecoderSpec, FfnSpec, LayerSpec, MoeSpec};
+use crate::{DecoderSpec, FfnActivation, LayerSpec, MoeSpec};
 
 /// Rows whose logits are computed at a time: bounds their memory however many a step asks for.
 pub(crate) const LOGIT_ROWS: usize = 64;
@@ -58,15 +58,25 @@ pub(crate) struct Workspace {
     pub hidden: Scratch,
     /// Its norm, compute `[T, H]`.
     pub normed: Scratch,
+    /// The same in f32, where a router needs it.
+    pub normed_f32: Scratch,
     /// What a branch adds to the residual stream, f32 `[T, H]`.
     pub delta: Scratch,
     /// f32 `[T, (Hq + 2 Hkv) D]`
     pub qkv: Scratch,
+    /// Keys and values, f32 `[T, 2 Hkv D]`, where queries go by way of a narrow layer.
+    pub kv: Scratch,
+    /// The narrow layer, f32 `[T, R]`.
+    pub q_down: Scratch,
+    /// Its norm, compute `[T, R]`.
+    pub q_down_normed: Scratch,
     /// Rotated queries, compute `[T, Hq, D]`.
     pub q: Scratch,
     /// Attention's output, compute `[T, Hq D]`.
     pub attended: Scratch,
-    /// f32 `[T, 2 I]`
+    /// Gates of the heads, f32 `[T, Hq]`.
+    pub head_gates: Scratch,
+    /// f32 `[T, 2 I]`, or `[T, I]` without a gate.
     pub gate_up: Scratch,
     /// compute `[T, I]`
     pub activated: Scratch,
@@ -76,6 +86,10 @@ pub(crate) struct Workspace {
     pub expert_ids: Scratch,
     /// f32 `[T, k]`
     pub expert_weights: Scratch,
+    /// Output of the network beside the experts, f32 `[T, H]`.
+    pub shared: Scratch,
+    /// Its gate, f32 `[T, 1]`.
+    pub shared_gate: Scratch,
     /// What lies between router and `delta` in sparse layers.
     pub moe: MoeWorkspaces,
     /// Hidden states of the rows with logits, f32 `[R, H]`.
@@ -95,27 +109,41 @@ impl Workspace {
         let widest = |width: &dyn Fn(&LayerSpec) -> usize| spec.layers.iter().map(width).max().unwrap_or(0);
         let q_width = widest(&|layer| layer.attention.num_heads * layer.attention.head_dim);
         let kv_width = widest(&|layer| layer.attention.num_kv_heads * layer.attention.head_dim);
-        let dense_width = widest(&|layer| match layer.ffn {
-            FfnSpec::Dense { intermediate_size, .. } => intermediate_size,
-            FfnSpec::Moe(_) => 0,
+        let q_rank = widest(&|layer| layer.attention.q_rank.unwrap_or(0));
+        let gates = widest(&|layer| if layer.attention.head_gate { layer.attention.num_heads } else { 0 });
+        let dense_width = widest(&|layer| layer.ffn.dense().map_or(0, |dense| dense.intermediate_size));
+        let gate_up_width = widest(&|layer| match layer.ffn.dense() {
+            Some(dense) if matches!(dense.activation, FfnActivation::Plain(_)) => dense.intermediate_size,
+            Some(dense) => 2 * dense.intermediate_size,
+            None => 0,
         });
-        let experts = widest(&|layer| layer.ffn.moe().map_or(0, |moe| moe.num_experts));
-        let chosen = widest(&|layer| layer.ffn.moe().map_or(0, |moe| moe.num_experts_per_tok));
+        let moe = |width: fn(&MoeSpec) -> usize| widest(&|layer| layer.ffn.moe().map_or(0, width));
+        let experts = moe(|moe| moe.num_experts);
+        let chosen = moe(|moe| moe.num_experts_per_tok);
+        let shared = moe(|moe| usize::from(moe.shared.is_some()));
+        let routers = usize::from(experts > 0 && compute != DType::F32);
         let rows = |width: usize, dtype: DType| Scratch::new(max_rows, width, dtype);
         let logit_rows = |width: usize, dtype: DType| Scratch::new(LOGIT_ROWS, width, dtype);
         let h = spec.hidden_size;
         Ok(Workspace {
             hidden: rows(h, DType::F32)?,
             normed: rows(h, compute)?,
+            normed_f32: rows(routers * h, DType::F32)?,
             delta: rows(h, DType::F32)?,
             qkv: rows(q_width + 2 * kv_width, DType::F32)?,
+            kv: rows(if q_rank > 0 { 2 * kv_width } else { 0 }, DType::F32)?,
+            q_down: rows(q_rank, DType::F32)?,
+            q_down_normed: rows(q_rank, compute)?,
             q: rows(q_width, compute)?,
             attended: rows(q_width, compute)?,
-            gate_up: rows(2 * dense_width, DType::F32)?,
+            head_gates: rows(gates, DType::F32)?,
+            gate_up: rows(gate_up_width, DType::F32)?,
             activated: rows(dense_width, compute)?,
             router_logits: rows(experts, DType::F32)?,
             expert_ids: rows(chosen, DType::U32)?,
             expert_weights: rows(chosen, DType::F32)?,
+            shared: rows(shared * h, DType::F32)?,
+            shared_gate: rows(shared, DType::F32)?,
             moe: MoeWorkspaces::new(spec, compute, max_rows)?,
             logit_hidden: logit_rows(h, DType::F32)?,
             logit_normed: logit_rows(h, compute)?,
@@ -128,15 +156,22 @@ impl Workspace {
         let scratch = [
             &self.hidden,
             &self.normed,
+            &self.normed_f32,
             &self.delta,
             &self.qkv,
+            &self.q_down_normed,
+            &self.q_down,
+            &self.kv,
             &self.q,
             &self.attended,
+            &self.head_gates,
             &self.gate_up,
             &self.activated,
             &self.router_logits,
             &self.expert_ids,
             &self.expert_weights,
+            &self.shared_gate,
+            &self.shared,
             &self.logit_hidden,
             &self.logit_normed,
             &self.logits,
@@ -155,14 +190,18 @@ pub(crate) struct MoeWorkspaces {
 
 impl MoeWorkspaces {
     fn new(spec: &DecoderSpec, compute: DType, max_rows: usize) -> Result<MoeWorkspaces> {
-        let mut kinds: Vec<MoeSpec> = Vec::new();
+        let mut sizes: Vec<[usize; 3]> = Vec::new();
         let mut moe = MoeWorkspaces { workspaces: Vec::new(), of_layer: Vec::new() };
         for layer in &spec.layers {
-            let kind = layer.ffn.moe();
-            let known = kind.and_then(|kind| kinds.iter().position(|known| *known == kind));
-            moe.of_layer.push(known.unwrap_or(kinds.len()));
-            if let (Some(kind), None) = (kind, known) {
-                let MoeSpec { num_experts, num_experts_per_tok, intermediate_size, .. } = kind;
+            let Some(spec_of_layer) = layer.ffn.moe() else {
+                moe.of_layer.push(moe.workspaces.len());
+                continue;
+            };
+            let MoeSpec { num_experts, num_experts_per_tok, intermediate_size, .. } = *spec_of_layer;
+            let size = [num_experts, num_experts_per_tok, intermediate_size];
+            let known = sizes.iter().position(|known| *known == size);
+            moe.of_layer.push(known.unwrap_or(sizes.len()));
+            if known.is_none() {
                 moe.workspaces.push(MoeWorkspace::new(
                     max_rows,
                     num_experts_per_tok,
@@ -171,7 +210,7 @@ impl MoeWorkspaces {
                     num_experts,
                     compute,
                 )?);
-                kinds.push(kind);
+                sizes.push(size);
             }
         }
         Ok(moe)

@@ -34,7 +34,7 @@ fn alone(model: &mut Model, ids: &[u32]) -> Vec<f32> {
 fn chunks_do_not_matter() {
     for name in FIXTURES {
         let ids = ids(0, 150);
-        for (name, mut model) in on_every_instruction_set(name) {
+        for (name, mut model) in on_every_instruction_set(name, &options(2)) {
             let whole = alone(&mut model, &ids);
             for chunk in [1, 16, 64] {
                 let logits = logits_in_chunks(&mut model, &ids, chunk);

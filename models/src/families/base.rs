@@ -1,10 +1,13 @@
 //! What the families read alike: sizes, heads, norms, context length.
 
-use mosu_kernels::DType;
+use mosu_kernels::{
+    DType,
+    ops::{AttentionMask, NormKind, RopeLayout},
+};
 
 use crate::{
-    AttentionSpec, DecoderSpec, LayerSpec, LoadError, Mask, config_json::ConfigJson, families::rope,
-    spec::RopeScaling,
+    AttentionSpec, DecoderSpec, EmbeddingSpec, FfnSpec, HeadSpec, LayerSpec, LoadError, NormSpec,
+    RopeScaling, config_json::ConfigJson, families::rope,
 };
 
 // Upper limits of what config.json may claim. They are far above any published model and keep every product of
@@ -16,55 +19,116 @@ pub(super) const MAX_HEADS: usize = 1 << 12;
 const MAX_HEAD_DIM: usize = 512;
 pub(super) const MAX_VOCAB: usize = 1 << 24;
 pub(super) const MAX_POSITIONS: usize = 1 << 28;
-pub(super) const MAX_EXPERTS: usize = 1 << 12;
 
-/// What a family assumes where config.json is silent.
+/// What a family assumes where config.json is silent, and what it calls things.
 pub(super) struct Defaults {
-    pub rms_norm_eps: f64,
+    pub norm_eps: f64,
     pub rope_theta: f64,
+    /// Share of a head that rotates; `None` is all, and config.json may not say otherwise.
+    pub partial_rotary: Option<f64>,
+    pub rope_layout: RopeLayout,
     /// `None` is `hidden_size / num_attention_heads`.
     pub head_dim: Option<usize>,
+    pub tied: bool,
+    /// `None`: config.json must say it.
+    pub context: Option<usize>,
+    pub keys: Keys,
 }
 
-/// transformers' defaults for Llama, shared by most families.
-pub(super) const DEFAULTS: Defaults = Defaults { rms_norm_eps: 1e-6, rope_theta: 1e4, head_dim: None };
+/// The names of sizes in config.json, where several are in use the better one first.
+pub(super) struct Keys {
+    pub vocab_size: &'static [&'static str],
+    pub hidden_size: &'static [&'static str],
+    pub num_layers: &'static [&'static str],
+    pub num_heads: &'static [&'static str],
+    pub num_kv_heads: &'static [&'static str],
+    pub head_dim: &'static [&'static str],
+    pub context: &'static [&'static str],
+    pub norm_eps: &'static [&'static str],
+}
 
-/// The part of a decoder that the families share.
+/// Llama's names.
+pub(super) const KEYS: Keys = Keys {
+    vocab_size: &["vocab_size"],
+    hidden_size: &["hidden_size"],
+    num_layers: &["num_hidden_layers"],
+    num_heads: &["num_attention_heads"],
+    num_kv_heads: &["num_key_value_heads"],
+    head_dim: &["head_dim"],
+    context: &["max_position_embeddings"],
+    norm_eps: &["rms_norm_eps"],
+};
+
+/// transformers' defaults for Llama, shared by most families.
+pub(super) const DEFAULTS: Defaults = Defaults {
+    norm_eps: 1e-6,
+    rope_theta: 1e4,
+    partial_rotary: None,
+    rope_layout: RopeLayout::HalfSplit,
+    head_dim: None,
+    tied: false,
+    context: None,
+    keys: KEYS,
+};
+
+/// The part of a decoder that the families share; each changes in it what it does otherwise.
 pub(super) struct Base {
     pub num_layers: usize,
-    /// Without biases and qk-norm, seeing everything.
+    /// Without biases and norms of q and k, seeing everything, rotated as the whole file says.
     pub attention: AttentionSpec,
-    vocab_size: usize,
-    hidden_size: usize,
-    max_position_embeddings: usize,
-    rms_norm_eps: f64,
-    tie_word_embeddings: bool,
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub max_position_embeddings: usize,
+    pub embedding: EmbeddingSpec,
+    pub norm: NormSpec,
+    pub head: HeadSpec,
     dtype: Option<DType>,
 }
 
 impl Base {
+    /// Reads everything, the rotation included.
     pub fn read(config: &ConfigJson, defaults: &Defaults) -> Result<Base, LoadError> {
-        for key in ["quantization_config", "compression_config"] {
-            config.refuse(key, "quantised checkpoints are not supported; use the f32, f16 or bf16 one")?;
-        }
-        if let Some(act) = config.optional_text("hidden_act")?.filter(|act| *act != "silu") {
-            return Err(
-                config.error("hidden_act", format!("{act:?} is not supported; supported is \"silu\""))
-            );
-        }
-        let hidden_size = config.count("hidden_size", MAX_WIDTH)?;
-        let attention = attention(config, hidden_size, defaults)?;
-        let max_position_embeddings = config.count("max_position_embeddings", MAX_POSITIONS)?;
+        let mut base = Base::without_rope(config, defaults)?;
+        let rope = rope::read(config, base.attention.head_dim, defaults)?;
+        base.extend_context(&rope.scaling);
+        base.attention.rope = Some(rope);
+        Ok(base)
+    }
+
+    /// Reads everything but the rotation: there is none, or layers differ in it.
+    pub fn without_rope(config: &ConfigJson, defaults: &Defaults) -> Result<Base, LoadError> {
+        check_quantization(config)?;
+        let keys = &defaults.keys;
+        let hidden_size = config.count(config.first_of(keys.hidden_size), MAX_WIDTH)?;
+        let eps = config.optional_number(config.first_of(keys.norm_eps))?.unwrap_or(defaults.norm_eps);
         Ok(Base {
-            num_layers: config.count("num_hidden_layers", MAX_LAYERS)?,
-            vocab_size: config.count("vocab_size", MAX_VOCAB)?,
+            num_layers: config.count(config.first_of(keys.num_layers), MAX_LAYERS)?,
+            attention: attention(config, hidden_size, defaults)?,
+            vocab_size: config.count(config.first_of(keys.vocab_size), MAX_VOCAB)?,
             hidden_size,
-            max_position_embeddings: extended_context(max_position_embeddings, &attention.rope.scaling),
-            rms_norm_eps: config.optional_number("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps),
-            tie_word_embeddings: config.flag("tie_word_embeddings", false)?,
+            max_position_embeddings: match (config.first_of(keys.context), defaults.context) {
+                (key, None) => config.count(key, MAX_POSITIONS)?,
+                (key, Some(default)) => config.optional_count(key, MAX_POSITIONS)?.unwrap_or(default),
+            },
+            embedding: EmbeddingSpec::default(),
+            norm: NormSpec { kind: NormKind::Rms, eps: eps as f32, one_plus: false },
+            head: HeadSpec {
+                tied: config.flag("tie_word_embeddings", defaults.tied)?,
+                bias: false,
+                scale: 1.0,
+                softcap: None,
+            },
             dtype: dtype(config)?,
-            attention,
         })
+    }
+
+    /// YaRN states the original context and the factor: their product is the context, whatever
+    /// `max_position_embeddings` says (Qwen documents `factor` 4 beside an unchanged `max_position_embeddings`).
+    pub fn extend_context(&mut self, scaling: &RopeScaling) {
+        if let RopeScaling::Yarn { factor, original_max_position, .. } = scaling {
+            let extended = (*original_max_position as f64 * factor).min(MAX_POSITIONS as f64);
+            self.max_position_embeddings = self.max_position_embeddings.max(extended as usize);
+        }
     }
 
     /// The decoder with these layers.
@@ -73,12 +137,24 @@ impl Base {
             vocab_size: self.vocab_size,
             hidden_size: self.hidden_size,
             max_position_embeddings: self.max_position_embeddings,
-            rms_norm_eps: self.rms_norm_eps as f32,
+            embedding: self.embedding,
+            norm: self.norm,
             layers,
-            tie_word_embeddings: self.tie_word_embeddings,
+            head: self.head,
             dtype: self.dtype,
         }
     }
+
+    /// The decoder whose layers are all like this.
+    pub fn uniform(self, attention: AttentionSpec, ffn: FfnSpec) -> DecoderSpec {
+        let layers = vec![layer(attention, ffn); self.num_layers];
+        self.decoder(layers)
+    }
+}
+
+/// A layer without norms behind its branches.
+pub(super) fn layer(attention: AttentionSpec, ffn: FfnSpec) -> LayerSpec {
+    LayerSpec { attention, ffn, post_norms: false }
 }
 
 fn attention(
@@ -86,51 +162,70 @@ fn attention(
     hidden_size: usize,
     defaults: &Defaults,
 ) -> Result<AttentionSpec, LoadError> {
-    let num_heads = config.count("num_attention_heads", MAX_HEADS)?;
-    let num_kv_heads = config.optional_count("num_key_value_heads", MAX_HEADS)?.unwrap_or(num_heads);
-    if !num_heads.is_multiple_of(num_kv_heads) {
-        let message =
-            format!("expected a divisor of num_attention_heads ({num_heads}), found {num_kv_heads}");
-        return Err(config.error("num_key_value_heads", message));
-    }
-    let head_dim = match config.optional_count("head_dim", MAX_HEAD_DIM)?.or(defaults.head_dim) {
+    let keys = &defaults.keys;
+    let (of_heads, of_kv_heads) = (config.first_of(keys.num_heads), config.first_of(keys.num_kv_heads));
+    let num_heads = config.count(of_heads, MAX_HEADS)?;
+    let num_kv_heads = config.optional_count(of_kv_heads, MAX_HEADS)?.unwrap_or(num_heads);
+    check_groups(config, of_kv_heads, num_heads, num_kv_heads)?;
+    let of_head_dim = config.first_of(keys.head_dim);
+    let head_dim = match config.optional_count(of_head_dim, MAX_HEAD_DIM)?.or(defaults.head_dim) {
         Some(head_dim) => head_dim,
         None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
         None => {
             let message = format!("expected a divisor of hidden_size ({hidden_size}), found {num_heads}");
-            return Err(config.error("num_attention_heads", message));
+            return Err(config.error(of_heads, message));
         }
     };
     if !head_dim.is_multiple_of(2) || head_dim > MAX_HEAD_DIM {
         let message = format!("expected an even number up to {MAX_HEAD_DIM}, found {head_dim}");
-        return Err(config.error("head_dim", message));
+        return Err(config.error(of_head_dim, message));
     }
     Ok(AttentionSpec {
         num_heads,
         num_kv_heads,
         head_dim,
+        q_rank: None,
         qkv_bias: false,
         o_bias: false,
-        qk_norm: false,
-        mask: Mask::Full,
-        rope: rope::read(config, defaults.rope_theta)?,
+        qk_norm: None,
+        rope: None,
+        alibi: false,
+        mask: AttentionMask::Full,
+        scale: (head_dim as f32).powf(-0.5),
+        softcap: None,
+        sinks: false,
+        temperature: None,
+        head_gate: false,
     })
 }
 
-/// YaRN states the original context and the factor: their product is the context, whatever `max_position_embeddings`
-/// says (Qwen documents `factor` 4 beside an unchanged `max_position_embeddings`).
-fn extended_context(max_position_embeddings: usize, scaling: &RopeScaling) -> usize {
-    match scaling {
-        RopeScaling::Yarn { factor, original_max_position, .. } => {
-            let extended = (*original_max_position as f64 * factor).min(MAX_POSITIONS as f64);
-            max_position_embeddings.max(extended as usize)
-        }
-        _ => max_position_embeddings,
+/// Query heads share key and value heads evenly.
+pub(super) fn check_groups(
+    config: &ConfigJson,
+    key: &str,
+    num_heads: usize,
+    num_kv_heads: usize,
+) -> Result<(), LoadError> {
+    if num_heads.is_multiple_of(num_kv_heads) {
+        return Ok(());
+    }
+    let message = format!("expected a divisor of num_attention_heads ({num_heads}), found {num_kv_heads}");
+    Err(config.error(key, message))
+}
+
+/// Of quantised checkpoints, MXFP4 experts are unpacked at load.
+fn check_quantization(config: &ConfigJson) -> Result<(), LoadError> {
+    let remedy = "is not supported; use the f32, f16 or bf16 checkpoint";
+    config.refuse("compression_config", &format!("a quantised checkpoint {remedy}"))?;
+    let Some(section) = config.section("quantization_config")? else { return Ok(()) };
+    match section.optional_text("quant_method")? {
+        Some("mxfp4") => Ok(()),
+        method => Err(config.error("quantization_config", format!("method {method:?} {remedy}"))),
     }
 }
 
 /// transformers 5 writes `dtype`, the hub's files have `torch_dtype`.
-fn dtype(config: &ConfigJson) -> Result<Option<DType>, LoadError> {
+pub(super) fn dtype(config: &ConfigJson) -> Result<Option<DType>, LoadError> {
     for key in ["dtype", "torch_dtype"] {
         if let Some(name) = config.optional_text(key)? {
             let known = [DType::F32, DType::F16, DType::BF16].into_iter().find(|dtype| dtype.name() == name);

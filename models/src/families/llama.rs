@@ -1,22 +1,19 @@
 //! Llama 1 to 3.3 and everything published as `LlamaForCausalLM`.
 
 use crate::{
-    AttentionSpec, DecoderSpec, FfnSpec, LayerSpec, LoadError,
+    AttentionSpec, DecoderSpec, LoadError,
     config_json::ConfigJson,
-    families::base::{Base, DEFAULTS, MAX_WIDTH},
+    families::{
+        base::{Base, DEFAULTS},
+        ffn,
+    },
     tensor_names::TensorNames,
 };
 
 pub(super) fn read(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadError> {
     let base = Base::read(config, &DEFAULTS)?;
     let bias = config.flag("attention_bias", false)?;
-    let layer = LayerSpec {
-        attention: AttentionSpec { qkv_bias: bias, o_bias: bias, ..base.attention.clone() },
-        ffn: FfnSpec::Dense {
-            intermediate_size: config.count("intermediate_size", MAX_WIDTH)?,
-            bias: config.flag("mlp_bias", false)?,
-        },
-    };
-    let layers = vec![layer; base.num_layers];
-    Ok((base.decoder(layers), TensorNames::LLAMA))
+    let attention = AttentionSpec { qkv_bias: bias, o_bias: bias, ..base.attention.clone() };
+    let ffn = ffn::dense(config, config.flag("mlp_bias", false)?)?;
+    Ok((base.uniform(attention, ffn), TensorNames::LLAMA))
 }

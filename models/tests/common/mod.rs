@@ -55,10 +55,10 @@ pub fn load_with(dir: impl Into<PathBuf>, options: &ModelOptions) -> Result<Mode
 }
 
 /// A model of a fixture for each instruction set of this machine, and its name.
-pub fn on_every_instruction_set(name: &str) -> impl Iterator<Item = (String, Model)> {
+pub fn on_every_instruction_set(name: &str, options: &ModelOptions) -> impl Iterator<Item = (String, Model)> {
     Isa::available().map(move |isa| {
         let device = Device::cpu_with_isa(NonZeroUsize::new(2), isa);
-        let model = load_with(fixture(name), &ModelOptions { device, ..options(2) }).unwrap();
+        let model = load_with(fixture(name), &ModelOptions { device, ..options.clone() }).unwrap();
         (format!("{name} with {isa}"), model)
     })
 }

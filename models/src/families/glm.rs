@@ -1,0 +1,82 @@
+//! Zhipu's GLM-4 (9B in the `-hf` layout), GLM-4-0414 and GLM-4.5 to 4.7: half of every head rotates.
+
+use mosu_kernels::ops::{GroupRank, Renormalize, RopeLayout, Router, RouterScore};
+
+use crate::{
+    AttentionSpec, DecoderSpec, FfnSpec, LoadError, MoeSpec, QkNormSpec,
+    config_json::ConfigJson,
+    families::{
+        base::{Base, DEFAULTS, Defaults, MAX_LAYERS, MAX_WIDTH, layer},
+        ffn::{self, MAX_EXPERTS, SOFTMAX},
+    },
+    tensor_names::{NetworkNames, TensorNames},
+};
+
+const GLM: Defaults = Defaults {
+    norm_eps: 1.5625e-7,
+    partial_rotary: Some(0.5),
+    rope_layout: RopeLayout::Interleaved,
+    head_dim: Some(128),
+    ..DEFAULTS
+};
+
+const NAMES: TensorNames =
+    TensorNames { dense: NetworkNames::fused("mlp.gate_up_proj", "mlp.down_proj"), ..TensorNames::LLAMA };
+
+/// GLM-4.
+pub(super) fn read(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadError> {
+    let base = Base::read(config, &GLM)?;
+    let qkv_bias = config.flag("attention_bias", true)?;
+    let attention = AttentionSpec { qkv_bias, ..base.attention.clone() };
+    Ok((base.uniform(attention, ffn::dense(config, false)?), NAMES))
+}
+
+/// GLM-4-0414: one more norm behind each branch.
+pub(super) fn read_0414(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadError> {
+    let (mut spec, names) = read(config)?;
+    spec.layers.iter_mut().for_each(|layer| layer.post_norms = true);
+    Ok((spec, names))
+}
+
+/// GLM-4.5 to 4.7: sparse but for the first layers.
+pub(super) fn read_moe(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadError> {
+    let defaults = Defaults { norm_eps: 1e-5, partial_rotary: Some(0.5), ..DEFAULTS };
+    let base = Base::read(config, &defaults)?;
+    let attention = AttentionSpec {
+        qkv_bias: config.flag("attention_bias", false)?,
+        qk_norm: config.flag("use_qk_norm", false)?.then_some(QkNormSpec::HEADS),
+        ..base.attention.clone()
+    };
+    let (sparse, dense) = (FfnSpec::Moe(deepseek_experts(config)?), ffn::dense(config, false)?);
+    let first_sparse = config.index_or("first_k_dense_replace", MAX_LAYERS, 1)?;
+    let layers = (0..base.num_layers)
+        .map(|index| {
+            layer(attention.clone(), if index < first_sparse { dense.clone() } else { sparse.clone() })
+        })
+        .collect();
+    let extra_layers = config.index_or("num_nextn_predict_layers", MAX_LAYERS, 1)?;
+    Ok((base.decoder(layers), TensorNames { extra_layers, ..TensorNames::LLAMA }))
+}
+
+/// DeepSeek-V3's experts: scored by sigmoid, chosen from the best groups with a learned bias, a network beside them.
+pub(super) fn deepseek_experts(config: &ConfigJson) -> Result<MoeSpec, LoadError> {
+    let width = config.count("moe_intermediate_size", MAX_WIDTH)?;
+    let num_shared = config.index_or("n_shared_experts", MAX_EXPERTS, 1)?;
+    let moe = ffn::experts(config, width)?;
+    let renormalize = match config.flag("norm_topk_prob", true)? {
+        true => Renormalize::SumPlus(1e-20),
+        false => Renormalize::No,
+    };
+    let router = Router {
+        score: RouterScore::Sigmoid,
+        groups: ffn::groups(config, moe.num_experts, GroupRank::TopTwoSum)?,
+        renormalize,
+        scale: config.optional_number("routed_scaling_factor")?.unwrap_or(1.0) as f32,
+        ..SOFTMAX
+    };
+    let shared = match num_shared {
+        0 => None,
+        number => ffn::shared(ffn::gated(config, number * width, false)?),
+    };
+    Ok(MoeSpec { router, selection_bias: true, shared, ..moe })
+}
