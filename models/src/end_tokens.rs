@@ -5,7 +5,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{LoadError, ModelSource, SpecialTokens, config_json::ConfigJson, source::MAX_TOKENIZER_BYTES};
+use crate::{
+    LoadError, ModelSource, SpecialTokens, Tokenizer, config_json::ConfigJson, source::MAX_TOKENIZER_BYTES,
+};
 
 /// Token ids that begin and end a text.
 pub(crate) struct EndTokens {
@@ -38,8 +40,8 @@ impl EndTokens {
     }
 }
 
-/// The id of the tokenizer's own `eos_token`, looked up among tokenizer.json's added tokens (making the tokenizer for
-/// it would take longer than loading the model).
+/// The id of the tokenizer's own `eos_token`, looked up among tokenizer.json's added tokens: making that tokenizer
+/// would take longer than loading the model. Vocabularies of other kinds are quick.
 fn tokenizer_eos(source: &ModelSource) -> Result<Option<u32>, LoadError> {
     #[derive(Deserialize)]
     struct TokenizerJson {
@@ -54,7 +56,12 @@ fn tokenizer_eos(source: &ModelSource) -> Result<Option<u32>, LoadError> {
 
     let special_tokens = SpecialTokens::load(source)?;
     let Some(eos) = special_tokens.get("eos_token") else { return Ok(None) };
-    let Some(bytes) = source.read("tokenizer.json", MAX_TOKENIZER_BYTES)? else { return Ok(None) };
+    let Some(bytes) = source.read("tokenizer.json", MAX_TOKENIZER_BYTES)? else {
+        return match Tokenizer::load(source) {
+            Err(LoadError::Missing { .. }) => Ok(None),
+            tokenizer => Ok(tokenizer?.id_of(eos)),
+        };
+    };
     let not_valid = |error| not_valid(&source.path("tokenizer.json"), &error);
     let TokenizerJson { added_tokens } = serde_json::from_slice(&bytes).map_err(not_valid)?;
     Ok(added_tokens.into_iter().find(|token| token.content == eos).map(|token| token.id))

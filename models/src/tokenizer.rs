@@ -1,18 +1,33 @@
-//! Text to token ids and back: a tokenizer.json, run by the `tokenizers` library.
+//! Text to token ids and back: a tokenizer.json, run by the `tokenizers` library, or a published vocabulary of another
+//! kind, run here exactly as its reference implementation runs it.
 
+mod added_tokens;
 mod byte_level;
+mod byte_pairs;
 mod decoder_json;
 mod joining;
+mod prefix_search;
+mod protobuf;
+mod ranks;
+mod sentencepiece;
 mod special_tokens;
 #[cfg(test)]
 mod tests;
 mod token_table;
+mod tokenizer_config;
+mod vocabulary;
+mod vocabulary_class;
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use self::{decoder_json::DecoderRules, token_table::TokenTable};
+use self::{
+    decoder_json::{DecoderRules, fallback_byte},
+    token_table::TokenTable,
+    tokenizer_config::TokenizerConfig,
+    vocabulary::Vocabulary,
+};
 use crate::{LoadError, ModelSource, source::MAX_TOKENIZER_BYTES};
 
 pub use self::{
@@ -21,14 +36,25 @@ pub use self::{
     token_table::TokenPiece,
 };
 
+/// A token of more bytes is refused: it bounds what looking for tokens in a text costs.
+const MAX_PIECE_BYTES: usize = 1024;
+
+/// What reads a vocabulary of another kind; its error says what is wrong with the file, or not supported.
+type ReadVocabulary = fn(&[u8], &TokenizerConfig) -> Result<Vocabulary, String>;
+
+/// The files that a vocabulary may be in when there is no tokenizer.json; the first that is there is read.
+const VOCABULARIES: [(&str, ReadVocabulary); 5] = [
+    ("tokenizer.model", Vocabulary::of_model),
+    ("qwen.tiktoken", Vocabulary::of_ranks),
+    ("hy.tiktoken", Vocabulary::of_ranks),
+    ("tiktoken.model", Vocabulary::of_ranks),
+    ("tekken.json", Vocabulary::of_tekken),
+];
+
 const FILE: &str = "tokenizer.json";
 
 /// Other formats of a vocabulary, which we recognise only to say what to do.
-const OTHER_FORMATS: [(&str, &str); 6] = [
-    ("tokenizer.model", "a SentencePiece or tiktoken model"),
-    ("tekken.json", "a Tekken vocabulary"),
-    ("tiktoken.model", "a tiktoken vocabulary"),
-    ("qwen.tiktoken", "a tiktoken vocabulary"),
+const OTHER_FORMATS: [(&str, &str); 2] = [
     ("vocab.json", "a BPE vocabulary without its merges and rules"),
     ("vocab.txt", "a WordPiece vocabulary"),
 ];
@@ -55,22 +81,39 @@ pub enum TokenizerError {
 /// Truncation and padding that tokenizer.json may ask for are switched off: they belong to training.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    table: TokenTable,
-    joining: Joining,
+    inner: Inner,
+}
+
+#[derive(Clone, Debug)]
+enum Inner {
+    /// A tokenizer.json.
+    Json {
+        library: Box<tokenizers::Tokenizer>,
+        table: TokenTable,
+        joining: Joining,
+    },
+    Vocabulary(Box<Vocabulary>),
 }
 
 impl Tokenizer {
-    /// Reads a model's tokenizer.json.
+    /// Reads a model's tokenizer.json, else the vocabulary that it has in its place: `tokenizer.model`, a file of
+    /// ranks as tiktoken has them, or `tekken.json`, with the tokens that tokenizer_config.json adds.
     ///
     /// # Errors
-    /// [`LoadError::Tokenizer`] when the file is broken or another format is there in its place,
-    /// [`LoadError::Missing`] when there is none.
+    /// [`LoadError::Tokenizer`] when the file is broken or of a kind that is not supported, [`LoadError::Missing`] when
+    /// there is none.
     pub fn load(source: &ModelSource) -> Result<Tokenizer, LoadError> {
-        match source.read(FILE, MAX_TOKENIZER_BYTES)? {
-            Some(bytes) => Tokenizer::from_bytes(&bytes, &source.path(FILE)),
-            None => Err(missing(source)),
+        if let Some(bytes) = source.read(FILE, MAX_TOKENIZER_BYTES)? {
+            return Tokenizer::from_bytes(&bytes, &source.path(FILE));
         }
+        for (file, read) in VOCABULARIES {
+            if let Some(bytes) = source.read(file, MAX_TOKENIZER_BYTES)? {
+                let vocabulary = read(&bytes, &TokenizerConfig::load(source)?)
+                    .map_err(|message| LoadError::Tokenizer { file: source.path(file), message })?;
+                return Ok(Tokenizer { inner: Inner::Vocabulary(Box::new(vocabulary)) });
+            }
+        }
+        Err(missing(source))
     }
 
     /// A stand-in for a model that has none, as random weights have: token 0 to 255 is the byte of that value.
@@ -95,21 +138,27 @@ impl Tokenizer {
     /// Reads the contents of a tokenizer.json; `file` is its name in errors.
     pub fn from_bytes(bytes: &[u8], file: &Path) -> Result<Tokenizer, LoadError> {
         let broken = |message: String| LoadError::Tokenizer { file: file.into(), message };
-        let mut inner =
+        let mut library =
             tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| broken(error.to_string()))?;
-        inner.with_truncation(None).map_err(|error| broken(error.to_string()))?;
-        inner.with_padding(None);
-        let decoder = serde_json::to_value(inner.get_decoder()).map_err(|error| broken(error.to_string()))?;
+        library.with_truncation(None).map_err(|error| broken(error.to_string()))?;
+        library.with_padding(None);
+        let decoder =
+            serde_json::to_value(library.get_decoder()).map_err(|error| broken(error.to_string()))?;
         let rules = DecoderRules::read(&decoder).map_err(broken)?;
-        let table = rules.table(&inner).map_err(broken)?;
-        Ok(Tokenizer { inner, table, joining: rules.joining })
+        let table = rules.table(&library).map_err(broken)?;
+        Ok(Tokenizer { inner: Inner::Json { library: Box::new(library), table, joining: rules.joining } })
     }
 
     /// The ids of `text`. Names of special tokens in the text become those tokens. `add_special_tokens` adds what
-    /// the post-processor of tokenizer.json adds, commonly the token that begins a text.
+    /// begins and ends every text: commonly one token that begins it.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(failed)?;
-        Ok(encoding.get_ids().to_vec())
+        match &self.inner {
+            Inner::Json { library, .. } => {
+                let encoding = library.encode_fast(text, add_special_tokens).map_err(failed)?;
+                Ok(encoding.get_ids().to_vec())
+            }
+            Inner::Vocabulary(vocabulary) => vocabulary.encode(text, add_special_tokens),
+        }
     }
 
     /// The text of `ids`, with U+FFFD for bytes that are not UTF-8, with or without the names of special tokens.
@@ -117,7 +166,7 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::UnknownId`] when an id has no token.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TokenizerError> {
-        let mut joiner = TextJoiner::new(self.joining);
+        let mut joiner = TextJoiner::new(self.joining());
         let mut text = String::new();
         for &id in ids {
             let piece = self.piece(id).ok_or(TokenizerError::UnknownId { id })?;
@@ -131,13 +180,16 @@ impl Tokenizer {
 
     /// How the pieces of tokens become text: what a [`TextJoiner`] needs.
     pub fn joining(&self) -> Joining {
-        self.joining
+        match &self.inner {
+            Inner::Json { joining, .. } => *joining,
+            Inner::Vocabulary(vocabulary) => vocabulary.joining(),
+        }
     }
 
     /// The token's share of a text; `None` when no token has this id. A word that begins with a space keeps it,
     /// though decoding drops it at the beginning of a text.
     pub fn piece(&self, id: u32) -> Option<TokenPiece<'_>> {
-        self.table.get(id)
+        self.table().get(id)
     }
 
     /// The token's bytes as text, with U+FFFD where a character is incomplete.
@@ -155,14 +207,26 @@ impl Tokenizer {
         self.piece(id).is_some_and(|piece| piece.is_special)
     }
 
-    /// The id of a token, spelled as in tokenizer.json.
+    /// The id of a token, spelled as in the tokenizer's file.
     pub fn id_of(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token)
+        match &self.inner {
+            Inner::Json { library, .. } => library.token_to_id(token),
+            Inner::Vocabulary(vocabulary) => vocabulary.id_of(token),
+        }
     }
 
     /// How many tokens there are, added ones included.
     pub fn vocab_size(&self) -> usize {
-        self.table.len()
+        self.table().len()
+    }
+}
+
+impl Tokenizer {
+    fn table(&self) -> &TokenTable {
+        match &self.inner {
+            Inner::Json { table, .. } => table,
+            Inner::Vocabulary(vocabulary) => vocabulary.table(),
+        }
     }
 }
 

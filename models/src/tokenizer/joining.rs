@@ -26,6 +26,8 @@ pub(super) enum InvalidBytes {
     Beginning,
     /// Byte of a run of byte tokens that is not UTF-8 as a whole (tokenizer.json with byte fallback).
     Run,
+    /// Byte that belongs to no character. Characters may span byte tokens (SentencePiece).
+    Byte,
 }
 
 /// What is dropped where a text begins.
@@ -37,6 +39,10 @@ pub(super) enum Start {
     Spaces(usize),
     /// Every space of the first token.
     SpacesOfFirstToken,
+    /// The space that the first token begins with; not one made of bytes.
+    SpaceOfFirstToken,
+    /// The space that a token begins with, until there is text.
+    SpaceOfEachToken,
 }
 
 /// What decoding puts in place of bytes that are no character.
@@ -83,7 +89,7 @@ impl TextJoiner {
                     String::from_utf8(run).unwrap_or_else(|error| replacements(error.as_bytes().len()));
                 self.show(&whole, false, text);
             }
-            InvalidBytes::Beginning => self.show_held(true, text),
+            InvalidBytes::Beginning | InvalidBytes::Byte => self.show_held(true, text),
         }
     }
 
@@ -107,9 +113,10 @@ impl TextJoiner {
             let (valid, broken) = rest.split_at(error.valid_up_to());
             self.show(&String::from_utf8_lossy(valid), false, text);
             rest = broken;
-            let unfit = match error.error_len() {
-                None if !nothing_follows => break,
-                bytes => bytes.unwrap_or(broken.len()),
+            let unfit = match (error.error_len(), self.invalid) {
+                (None, _) if !nothing_follows => break,
+                (_, InvalidBytes::Byte) => 1,
+                (bytes, _) => bytes.unwrap_or(broken.len()),
             };
             self.show(REPLACEMENT.encode_utf8(&mut [0; 4]), false, text);
             rest = &rest[unfit..];
@@ -127,7 +134,9 @@ impl TextJoiner {
             text.push_str(new);
             return;
         }
-        match mem::replace(&mut self.start, Start::Keep) {
+        let without_space = if is_token { new.strip_prefix(' ').unwrap_or(new) } else { new };
+        let start = mem::replace(&mut self.start, Start::Keep);
+        match start {
             Start::Keep => text.push_str(new),
             Start::Spaces(count) => {
                 let spaces = new.bytes().take(count).take_while(|&byte| byte == b' ').count();
@@ -138,6 +147,13 @@ impl TextJoiner {
             }
             Start::SpacesOfFirstToken if is_token => text.extend(new.split(' ')),
             Start::SpacesOfFirstToken => text.push_str(new),
+            Start::SpaceOfFirstToken => text.push_str(without_space),
+            Start::SpaceOfEachToken => {
+                if without_space.is_empty() {
+                    self.start = start;
+                }
+                text.push_str(without_space);
+            }
         }
     }
 }
@@ -202,13 +218,27 @@ mod tests {
     }
 
     #[test]
+    fn each_byte_of_no_character_is_replaced() {
+        let feed = |tokens: &[&[u8]]| feed(InvalidBytes::Byte, Start::Keep, tokens).concat();
+        assert_eq!(feed(&bytes("速".as_bytes())), "速");
+        assert_eq!(feed(&[b"\xe9", b"\x80", b"word"]), "\u{FFFD}\u{FFFD}word");
+        assert_eq!(feed(&[b"\xe9", b"a", b"\x80"]), "\u{FFFD}a\u{FFFD}");
+    }
+
+    #[test]
     fn spaces_at_the_beginning() {
-        let cases: [(Start, &str); 3] =
-            [(Start::Keep, "    a b"), (Start::Spaces(1), "   a b"), (Start::SpacesOfFirstToken, "  a b")];
+        let cases: [(Start, &str); 5] = [
+            (Start::Keep, "    a b"),
+            (Start::Spaces(1), "   a b"),
+            (Start::SpacesOfFirstToken, "  a b"),
+            (Start::SpaceOfFirstToken, "   a b"),
+            (Start::SpaceOfEachToken, "   a b"),
+        ];
         for (start, expected) in cases {
             let text = feed(InvalidBytes::Run, start, &[b"  ", b"  a", b" b"]).concat();
             assert_eq!(text, expected, "{start:?}");
         }
         assert_eq!(feed(InvalidBytes::Run, Start::Spaces(3), &[b"  ", b"  a"]).concat(), " a");
+        assert_eq!(feed(InvalidBytes::Byte, Start::SpaceOfFirstToken, &[b" ", b" a"]).concat(), "  a");
     }
 }
