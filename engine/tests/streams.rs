@@ -323,9 +323,18 @@ fn the_last_handle_ends_the_thread_and_all_streams() {
     let (engine, open, arrived) = start_gated();
     let mut stream = generate(&engine, request(&[1], 90));
     arrived.recv().unwrap();
-    drop(open);
-    drop(engine);
+    let (told, dropping) = channel();
+    let handle = thread::spawn(move || {
+        told.send(()).unwrap();
+        drop(engine);
+    });
+    dropping.recv().unwrap();
+    // Slow steps: the last of them would come long after the handle is gone.
+    while open.send(()).is_ok() && arrived.recv().is_ok() {
+        thread::sleep(Duration::from_millis(2));
+    }
     assert_eq!(collect(&mut stream).3, Event::Failed(RequestError::ShuttingDown));
+    handle.join().unwrap();
 }
 
 #[test]
