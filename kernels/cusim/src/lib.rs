@@ -1,0 +1,116 @@
+//! A simulated CUDA device, for tests: a `libcuda.so` whose device is a simulator with a checker, loaded in place of
+//! the driver. The README says what is simulated and checked; environment variables `CUSIM_*` choose the device.
+
+use std::fmt;
+use std::path::Path;
+
+/// Why the simulated device is not there.
+#[derive(Debug)]
+pub enum Error {
+    /// It is built on x86-64 Linux only.
+    NotBuilt,
+    /// The library could not be loaded.
+    NotLoaded(libloading::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NotBuilt => f.write_str("the simulated CUDA device is built on x86-64 Linux only"),
+            Error::NotLoaded(error) => write!(f, "the simulated CUDA device could not be loaded: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The folder of the simulated `libcuda.so`, for the `LD_LIBRARY_PATH` of a child process.
+pub fn library_dir() -> &'static Path {
+    Path::new(concat!(env!("OUT_DIR"), "/lib"))
+}
+
+#[cfg(simulated)]
+mod loaded {
+    use super::{Error, library_dir};
+    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+    use std::ffi::{CStr, c_char};
+    use std::path::Path;
+    use std::sync::OnceLock;
+
+    static LIBRARY: OnceLock<Library> = OnceLock::new();
+
+    fn load(path: &Path) -> Result<Library, Error> {
+        // SAFETY: the libraries are built by this crate; their initializers only enter kernels into a list.
+        unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map_err(Error::NotLoaded)
+    }
+
+    fn library() -> Result<&'static Library, Error> {
+        if let Some(library) = LIBRARY.get() {
+            return Ok(library);
+        }
+        let library = load(&library_dir().join("libcuda.so"))?;
+        Ok(LIBRARY.get_or_init(|| library))
+    }
+
+    /// Loads the simulated device. Whoever looks for `libcuda.so` in this process afterwards finds it: the loader
+    /// knows the library by its name. So this must come before the first call of CUDA.
+    pub fn install() -> Result<(), Error> {
+        library().map(|_| ())
+    }
+
+    /// The seed of the order of threads in all launches from now on (otherwise `CUSIM_SEED`).
+    pub fn set_seed(seed: u64) -> Result<(), Error> {
+        // SAFETY: the function has this signature in driver/device.cpp.
+        let set = unsafe { library()?.get::<unsafe extern "C" fn(u64)>(b"cusim_set_seed") };
+        // SAFETY: it takes any number.
+        unsafe { set.map_err(Error::NotLoaded)?(seed) };
+        Ok(())
+    }
+
+    /// What the checker said of the last fault of a kernel; empty when there was none.
+    pub fn last_error() -> Result<String, Error> {
+        // SAFETY: the function has this signature in driver/error.cpp.
+        let get = unsafe { library()?.get::<unsafe extern "C" fn() -> *const c_char>(b"cusim_last_error") };
+        // SAFETY: it returns a C string that stays valid until the next call of the driver.
+        let text = unsafe { CStr::from_ptr(get.map_err(Error::NotLoaded)?()) };
+        Ok(text.to_string_lossy().into_owned())
+    }
+
+    /// Adds the kernels of this crate's own tests to those of the library.
+    #[doc(hidden)]
+    pub fn load_test_kernels() -> Result<(), Error> {
+        static KERNELS: OnceLock<Library> = OnceLock::new();
+        install()?;
+        let kernels = load(Path::new(concat!(env!("OUT_DIR"), "/libcusim_tests.so")))?;
+        KERNELS.get_or_init(|| kernels);
+        Ok(())
+    }
+}
+
+#[cfg(not(simulated))]
+mod loaded {
+    use super::Error;
+
+    /// Refuses: the simulated device is not built here.
+    pub fn install() -> Result<(), Error> {
+        Err(Error::NotBuilt)
+    }
+
+    /// Refuses: the simulated device is not built here.
+    pub fn set_seed(_seed: u64) -> Result<(), Error> {
+        Err(Error::NotBuilt)
+    }
+
+    /// Refuses: the simulated device is not built here.
+    pub fn last_error() -> Result<String, Error> {
+        Err(Error::NotBuilt)
+    }
+
+    /// Refuses: the simulated device is not built here.
+    #[doc(hidden)]
+    pub fn load_test_kernels() -> Result<(), Error> {
+        Err(Error::NotBuilt)
+    }
+}
+
+pub use loaded::{install, last_error, load_test_kernels, set_seed};
