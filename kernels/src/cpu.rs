@@ -12,7 +12,7 @@ mod portable;
 mod simd;
 mod tile;
 
-pub(crate) use floats::{Float, Floats};
+pub(crate) use floats::{Float, Floats, convert};
 pub use isa::Isa;
 pub(crate) use isa::Kernel;
 #[cfg(test)]

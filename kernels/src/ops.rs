@@ -3,7 +3,7 @@
 //! Every op takes the [`Device`](crate::Device) first, then what it writes, then what it reads. Shapes:
 //! T rows of a step, H hidden size, K and N in and out features, Hq query and Hkv key/value heads, D head_dim,
 //! V vocabulary, S sequences of a step, E experts, k experts per token, I intermediate size, B KV blocks,
-//! bs their size, P positions. *compute* is [`DType::compute`](crate::DType::compute) of the weights:
+//! bs their size, P positions, L elements of a latent, R of a cached latent row, N of a query head without position. *compute* is [`DType::compute`](crate::DType::compute) of the weights:
 //! bf16 for bf16 checkpoints, else f32. Tensors are f32 where nothing is said; sums are f32 always.
 //!
 //! | op | writes | reads | meaning |
@@ -15,6 +15,10 @@
 //! | [`linear`] | out `[T,N]` | x compute `[T,K]`, [`Linear`] `[N,K]` with bias `[N]` | `x · weightᵀ + bias` |
 //! | [`qkv_rope_cache`] | q compute `[T,Hq,D]`, [`KvCacheMut`] compute `[B,Hkv,bs,D]` | [`Qkv`] `[T,(Hq+2Hkv)·D]`, [`HeadTransform`], positions u32 `[T]`, slots u32 `[T]` | norm, rotate and scale q and k; k and v go to their slots |
 //! | [`paged_attention`] | out compute `[T,Hq·D]` | q compute `[T,Hq,D]`, [`KvCache`], [`PagedSequences`], [`AttentionParams`] | `softmax(scale · q·kᵀ) · v` over each row's visible keys |
+//! | [`latent_cache`] | cache compute `[B,bs,R]` | kv `[T,R]`, [`Norm`] `[L]`, [`RopeTable`] `[P,(R-L)/2]`, positions u32 `[T]`, slots u32 `[T]` | normed latents and rotated rests go to their slots |
+//! | [`absorb_queries`] | out compute `[T,Hq,R]` | q `[T,Hq·(N+R-L)]`, w_uk any float `[Hq,L,N]`, [`RopeTable`], positions u32 `[T]` | `[w_uk · q_nope, rotated q_rope]` per head |
+//! | [`latent_attention`] | out compute `[T,Hq,L]` | q compute `[T,Hq,R]`, cache compute `[B,bs,R]`, [`PagedSequences`], scale | `softmax(scale · q·c) · c[..L]` over each row's visible tokens |
+//! | [`expand_values`] | out compute `[T,Hq·D]` | x compute `[T,Hq,L]`, w_uv any float `[Hq,D,L]` | `w_uv · x` per head |
 //! | [`gate_heads`] | x f32 or compute `[T,Hq·D]` | gate `[T,Hq]` | `x *= sigmoid(gate)` per head |
 //! | [`activation`] | out f32 or compute `[T,I]` | x `[T,I]`, [`Activation`] | `act(x)` |
 //! | [`gated_activation`] | out f32 or compute `[T,I]` | gate_up `[T,2I]`, [`Glu`] | `act(gate) · up` |
@@ -28,42 +32,51 @@
 //! Arguments that do not fit each other are errors before anything is written. Ids, positions, slots and block
 //! tables are checked against what they index.
 
+mod absorb_queries;
 mod accumulate;
 mod activation;
 mod adjust_logits;
+mod attention;
 mod check;
 mod embedding;
+mod expand_values;
 mod experts;
 mod gate_heads;
 mod gated_activation;
+mod latent_attention;
+mod latent_cache;
 mod linear;
 mod logprobs;
 mod moe;
 mod norm;
 mod paged_attention;
 mod qkv_rope_cache;
+mod rope;
 mod route;
 mod sample;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use absorb_queries::absorb_queries;
 pub use accumulate::accumulate;
 pub use activation::{Activation, activation};
 pub use adjust_logits::adjust_logits;
 pub use embedding::{add_embedding, embedding};
+pub use expand_values::expand_values;
 #[cfg(test)]
 pub(crate) use experts::StackedExperts;
 pub use experts::{Expert, Experts};
 pub use gate_heads::gate_heads;
 pub use gated_activation::{Glu, gated_activation};
+pub use latent_attention::latent_attention;
+pub use latent_cache::latent_cache;
 pub use linear::{Linear, LinearPart, linear};
 pub use logprobs::{LogprobRow, TokenLogprobs, logprobs};
 pub use moe::{MoeWorkspace, WeighExperts, moe};
 pub use norm::{Norm, NormKind, add_norm, norm};
 pub use paged_attention::{AttentionMask, AttentionParams, KvCache, PagedSequences, paged_attention};
-pub use qkv_rope_cache::{
-    HeadTransform, KvCacheMut, NormOrder, NormSpan, QkNorm, Qkv, RopeLayout, RopeTable, qkv_rope_cache,
-};
+pub use qkv_rope_cache::{HeadTransform, KvCacheMut, NormOrder, NormSpan, QkNorm, Qkv, qkv_rope_cache};
+pub use rope::{RopeLayout, RopeTable};
 pub use route::{
     ExpertGroups, GroupRank, Renormalize, Router, RouterLogits, RouterScore, RouterTables, route,
 };

@@ -41,6 +41,14 @@ impl Float for bf16 {
     }
 }
 
+/// Writes floats as `T`; of the same length.
+#[inline(always)]
+pub(crate) fn convert<S: Simd, T: Float>(s: S, out: &mut [T], x: &[f32]) {
+    for (out, x) in out.chunks_mut(LANES).zip(x.chunks(LANES)) {
+        T::store(s, out, f32::load(s, x));
+    }
+}
+
 /// A row of floats whose type is known at run time: norm weights, biases, embeddings.
 #[derive(Clone, Copy)]
 pub(crate) enum Floats<'a> {

@@ -85,7 +85,7 @@ pub fn add_norm(
 }
 
 impl<'a> Norm<'a> {
-    fn check(&self, check: Check, arg: &'static str, hidden: usize) -> Result<()> {
+    pub(super) fn check(&self, check: Check, arg: &'static str, hidden: usize) -> Result<()> {
         let views = [(arg, Some(self.weight)), ("bias", self.bias)];
         for (arg, view) in views.into_iter().filter_map(|(arg, view)| Some((arg, view?))) {
             check.shape(arg, &view, [hidden])?;
@@ -94,7 +94,7 @@ impl<'a> Norm<'a> {
         Ok(())
     }
 
-    fn row_norm(&self) -> Result<RowNorm<'a>> {
+    pub(super) fn row_norm(&self) -> Result<RowNorm<'a>> {
         let bias = self.bias.map(Floats::new).transpose()?;
         Ok(RowNorm { kind: self.kind, weight: Some(Floats::new(self.weight)?), bias, eps: self.eps })
     }

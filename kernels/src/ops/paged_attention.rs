@@ -4,13 +4,8 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
-pub(super) use cpu::CacheElement;
-
 use super::{check::Check, qkv_rope_cache::HeadShape};
 use crate::{DType, Device, Result, View, ViewMut};
-
-/// The widest head that fits the scratch of one task.
-pub(super) const MAX_HEAD_DIM: usize = 512;
 
 /// One layer's KV blocks, to read.
 ///

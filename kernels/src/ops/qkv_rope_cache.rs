@@ -4,7 +4,7 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
-use super::{check::Check, paged_attention::MAX_HEAD_DIM};
+use super::{attention::MAX_HEAD_DIM, check::Check, rope::RopeTable};
 use crate::{DType, Device, Result, View, ViewMut, cpu::LANES};
 
 /// One layer's KV blocks, to write. What a KV block holds inside is the device's own affair: the CPU keeps keys
@@ -59,26 +59,6 @@ pub enum NormOrder {
     BeforeRope,
     /// After they rotated.
     AfterRope,
-}
-
-/// Which elements of a head rotate together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RopeLayout {
-    /// Elements `i` and `i + rotary / 2` of the first `rotary` of a head.
-    HalfSplit,
-    /// Elements `2i` and `2i + 1` of the first `rotary` of a head.
-    Interleaved,
-}
-
-/// Rotary position embedding (Su et al. 2021, arXiv 2104.09864) as a table of angles by position.
-#[derive(Clone, Copy)]
-pub struct RopeTable<'a> {
-    /// f32 `[P, rotary / 2]`
-    pub cos: View<'a>,
-    /// f32 `[P, rotary / 2]`
-    pub sin: View<'a>,
-    /// Which elements pair up.
-    pub layout: RopeLayout,
 }
 
 /// What happens to q and k on their way to attention.
@@ -174,12 +154,7 @@ impl HeadTransform<'_> {
             check.that(possible, || "a norm over all heads cannot come after the rotation".into())?;
         }
         if let Some(rope) = self.rope {
-            let [positions, half] = check.dims("rope.cos", &rope.cos)?;
-            check.is("rope.cos", &rope.cos, [positions, half], DType::F32)?;
-            check.is("rope.sin", &rope.sin, [positions, half], DType::F32)?;
-            check.that(2 * half <= head_dim, || {
-                format!("cannot rotate {} of a head's {head_dim} elements", 2 * half)
-            })?;
+            rope.check(check, head_dim)?;
         }
         Ok(())
     }

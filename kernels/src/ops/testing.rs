@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, sync::OnceLock};
 
 use half::{bf16, f16};
 
-use super::{Activation, Glu, paged_attention::CacheElement};
+use super::{Activation, Glu, attention::CacheElement};
 use crate::{DType, Device, Element, Isa, Shape, Tensor, cpu::erf};
 
 /// Reproducible numbers (SplitMix64).

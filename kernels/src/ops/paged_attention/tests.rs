@@ -3,7 +3,10 @@ use std::ops::Range;
 use half::bf16;
 
 use super::*;
-use crate::{Tensor, ops::testing::*};
+use crate::{
+    Tensor,
+    ops::{attention::CacheElement, testing::*},
+};
 
 /// Sequences with keys and values in scattered KV blocks; every slot that no row sees holds NaN.
 struct Case<T> {

@@ -2,14 +2,15 @@
 
 use half::bf16;
 
-use super::{HeadShape, HeadTransform, KvCacheMut, NormOrder, NormSpan, QkNorm, Qkv, RopeLayout};
+use super::{HeadShape, HeadTransform, KvCacheMut, NormOrder, NormSpan, QkNorm, Qkv};
 use crate::{
     CpuDevice, DType, Result, View, ViewMut,
-    cpu::{Float, Floats, Kernel, LANES, Parts, Simd},
+    cpu::{Floats, Kernel, Parts, Simd, convert},
     ops::{
+        attention::{CacheElement, MAX_HEAD_DIM},
         check::{Check, TASK_ELEMENTS},
         norm::{NormKind, RowNorm, Statistics},
-        paged_attention::{CacheElement, MAX_HEAD_DIM},
+        rope::Rope,
     },
 };
 
@@ -28,11 +29,11 @@ pub(super) fn qkv_rope_cache(
     let [blocks, kv_heads, block_size] = [0, 1, 2].map(|i| cache.k.shape().dims()[i]);
     let (positions, slots) = (positions.as_slice::<u32>()?, slots.as_slice::<u32>()?);
     if let Some(rope) = transform.rope {
-        check.indices("positions", positions, rope.cos.shape().dims()[0])?;
+        check.indices("positions", positions, rope.positions())?;
     }
     check.indices("slots", slots, blocks * block_size)?;
     let shape = HeadShape { heads, kv_heads, head_dim, block_size };
-    let rope = transform.rope.map(|rope| Rope::new(rope.cos, rope.sin, rope.layout)).transpose()?;
+    let rope = transform.rope.map(Rope::new).transpose()?;
     let heads = Heads {
         shape,
         rows: positions.len(),
@@ -166,7 +167,7 @@ impl<T: CacheElement> Kernel for HeadGroup<'_, T> {
                 queries.transform(s, index, rotated);
                 let start = (row * heads + index) * head_dim;
                 // SAFETY: this group's query heads are no other task's.
-                store(s, unsafe { self.out.q.get(start..start + head_dim) }, rotated);
+                convert(s, unsafe { self.out.q.get(start..start + head_dim) }, rotated);
             }
             let slot = self.heads.slots[row] as usize;
             let start = (slot / block_size * kv_heads + self.kv_head) * block_size * head_dim;
@@ -175,12 +176,12 @@ impl<T: CacheElement> Kernel for HeadGroup<'_, T> {
             let (keys, values) = unsafe { (self.out.k.get(range.clone()), self.out.v.get(range)) };
             let head = RowHeads::new(s, self.heads, row, k, norms.map(|norms| norms.k));
             head.transform(s, self.kv_head, rotated);
-            store(s, key, rotated);
+            convert(s, key, rotated);
             for (d, &x) in key.iter().enumerate() {
                 keys[T::key_index(d, offset, block_size)] = x;
             }
             let value = &v[self.kv_head * head_dim..(self.kv_head + 1) * head_dim];
-            store(s, &mut values[offset * head_dim..(offset + 1) * head_dim], value);
+            convert(s, &mut values[offset * head_dim..(offset + 1) * head_dim], value);
         }
     }
 }
@@ -235,63 +236,5 @@ impl<'a> RowHeads<'a> {
         if let (Some(norm), NormOrder::AfterRope) = (self.norm, self.order) {
             norm.in_place(s, out);
         }
-    }
-}
-
-/// A rotation, on the CPU.
-pub(in crate::ops) struct Rope<'a> {
-    /// `[P, half]` each
-    cos: &'a [f32],
-    sin: &'a [f32],
-    half: usize,
-    layout: RopeLayout,
-}
-
-impl<'a> Rope<'a> {
-    pub(in crate::ops) fn new(cos: View<'a>, sin: View<'a>, layout: RopeLayout) -> Result<Rope<'a>> {
-        let half = cos.shape().row_elements();
-        Ok(Rope { cos: cos.as_slice()?, sin: sin.as_slice()?, half, layout })
-    }
-
-    /// Rotates the first `2 half` elements of a head.
-    #[inline(always)]
-    pub(in crate::ops) fn rotate<S: Simd>(&self, s: S, position: usize, head: &mut [f32]) {
-        let start = position * self.half;
-        let (cos, sin) = (&self.cos[start..start + self.half], &self.sin[start..start + self.half]);
-        let head = &mut head[..2 * self.half];
-        match self.layout {
-            RopeLayout::HalfSplit => rotate_halves(s, head, cos, sin),
-            RopeLayout::Interleaved => rotate_neighbours(head, cos, sin),
-        }
-    }
-}
-
-#[inline(always)]
-fn rotate_halves<S: Simd>(s: S, head: &mut [f32], cos: &[f32], sin: &[f32]) {
-    let (first, second) = head.split_at_mut(cos.len());
-    let pairs = first.chunks_mut(LANES).zip(second.chunks_mut(LANES));
-    for ((first, second), (cos, sin)) in pairs.zip(cos.chunks(LANES).zip(sin.chunks(LANES))) {
-        let (a, b) = (f32::load(s, first), f32::load(s, second));
-        let (cos, sin) = (f32::load(s, cos), f32::load(s, sin));
-        f32::store(s, first, s.sub(s.mul(a, cos), s.mul(b, sin)));
-        f32::store(s, second, s.add(s.mul(b, cos), s.mul(a, sin)));
-    }
-}
-
-/// The compiler makes vectors of it.
-#[inline(always)]
-fn rotate_neighbours(head: &mut [f32], cos: &[f32], sin: &[f32]) {
-    for (pair, (cos, sin)) in head.chunks_exact_mut(2).zip(cos.iter().zip(sin)) {
-        let (a, b) = (pair[0], pair[1]);
-        pair[0] = a * cos - b * sin;
-        pair[1] = b * cos + a * sin;
-    }
-}
-
-/// Writes floats as `T`.
-#[inline(always)]
-fn store<S: Simd, T: Float>(s: S, out: &mut [T], x: &[f32]) {
-    for (out, x) in out.chunks_mut(LANES).zip(x.chunks(LANES)) {
-        T::store(s, out, f32::load(s, x));
     }
 }

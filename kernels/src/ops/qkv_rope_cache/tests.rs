@@ -3,7 +3,7 @@ use half::bf16;
 use super::*;
 use crate::{
     Tensor,
-    ops::{paged_attention::CacheElement, testing::*},
+    ops::{RopeLayout, attention::CacheElement, testing::*},
 };
 
 /// Rows of q, k and v, and what is to happen to them.
