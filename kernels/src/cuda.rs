@@ -7,6 +7,7 @@
 mod arena;
 mod device;
 mod driver;
+mod graph;
 mod images;
 mod launch;
 mod memory;
@@ -18,6 +19,7 @@ mod table;
 mod tests;
 
 pub use device::CudaDevice;
+pub use graph::CudaGraph;
 pub(crate) use launch::{Args, Grid};
 pub(crate) use memory::CudaBuffer;
 

@@ -7,11 +7,12 @@
 use half::{bf16, f16};
 use mosu_kernels::{
     DType, Device, Result, Tensor, View, ViewMut,
-    ops::{self, AttentionParams, HeadTransform, PagedSequences, QkNorm, Qkv},
+    ops::{self, AttentionParams, HeadTransform, QkNorm, Qkv},
 };
 
 use crate::{
-    AttentionSpec, Batch, DecoderSpec, EmbeddingSpec, FfnActivation, HeadSpec,
+    AttentionSpec, DecoderSpec, EmbeddingSpec, FfnActivation, HeadSpec,
+    inputs::Inputs,
     kv_cache::KvBlocks,
     plan::MemoryPlan,
     position_tables::PositionTables,
@@ -31,36 +32,6 @@ pub(crate) struct Decoder {
     workspace: Workspace,
 }
 
-/// The batch as tensors.
-struct Inputs<'a> {
-    /// T
-    rows: usize,
-    /// u32 `[T]`
-    token_ids: View<'a>,
-    /// u32 `[T]`
-    positions: View<'a>,
-    /// u32 `[T]`
-    slots: View<'a>,
-    sequences: PagedSequences<'a>,
-}
-
-impl<'a> Inputs<'a> {
-    fn new(batch: &'a Batch) -> Result<Inputs<'a>> {
-        let (rows, sequences) = (batch.num_rows(), batch.num_sequences());
-        Ok(Inputs {
-            rows,
-            token_ids: View::from_slice([rows], &batch.token_ids)?,
-            positions: View::from_slice([rows], &batch.positions)?,
-            slots: View::from_slice([rows], &batch.slot_mapping)?,
-            sequences: PagedSequences {
-                cu_seqlens_q: View::from_slice([sequences + 1], &batch.cu_seqlens_q)?,
-                context_lens: View::from_slice([sequences], &batch.context_lens)?,
-                block_tables: View::from_slice([sequences, batch.block_table_width], &batch.block_tables)?,
-            },
-        })
-    }
-}
-
 impl Decoder {
     /// Takes weights and workspace, and makes the tables by position and the KV blocks that `plan` says.
     pub fn new(
@@ -70,16 +41,15 @@ impl Decoder {
         workspace: Workspace,
         plan: &MemoryPlan,
     ) -> Result<Decoder> {
-        let tables = PositionTables::new(&spec, plan.max_model_len)?;
-        let cache = KvBlocks::new(&spec, weights.dtype().compute(), plan.num_blocks)?;
+        let tables = PositionTables::new(&device, &spec, plan.max_model_len)?;
+        let cache = KvBlocks::new(&device, &spec, weights.dtype().compute(), plan.num_blocks)?;
         Ok(Decoder { device, spec, weights, tables, cache, workspace })
     }
 
     /// Computes the hidden states `[T, H]` of a checked batch, and writes its keys and values to the cache.
-    pub fn forward(&mut self, batch: &Batch) -> Result<()> {
-        let inputs = Inputs::new(batch)?;
+    pub fn forward(&mut self, inputs: &Inputs<'_>) -> Result<()> {
         let t = inputs.rows;
-        self.embed(&inputs)?;
+        self.embed(inputs)?;
         for layer in 0..self.spec.layers.len() {
             match layer {
                 0 => self.norm(t, |weights| &weights.layers[0].attention_norm)?,
@@ -87,7 +57,7 @@ impl Decoder {
                     (weights.layers[layer - 1].ffn_post_norm.as_ref(), &weights.layers[layer].attention_norm)
                 })?,
             }
-            self.attention(layer, &inputs)?;
+            self.attention(layer, inputs)?;
             self.add_and_norm(t, |weights| {
                 let layer = &weights.layers[layer];
                 (layer.attention_post_norm.as_ref(), &layer.ffn_norm)
@@ -101,7 +71,7 @@ impl Decoder {
     }
 
     /// `hidden = [norm](scale * embedding[token_ids] [+ positions])`
-    fn embed(&mut self, inputs: &Inputs) -> Result<()> {
+    fn embed(&mut self, inputs: &Inputs<'_>) -> Result<()> {
         let Decoder { device, spec, weights, workspace: w, .. } = self;
         let shape = [inputs.rows, spec.hidden_size];
         // With a norm behind it, the embedding goes by way of `delta`.
@@ -140,7 +110,7 @@ impl Decoder {
     }
 
     /// `delta = o([gate *] attention(q, k, v))` of `normed`
-    fn attention(&mut self, layer: usize, inputs: &Inputs) -> Result<()> {
+    fn attention(&mut self, layer: usize, inputs: &Inputs<'_>) -> Result<()> {
         let Decoder { device, spec, weights, tables, cache, workspace: w } = self;
         let (t, h, eps) = (inputs.rows, spec.hidden_size, spec.norm.eps);
         let spec = &spec.layers[layer].attention;
@@ -237,7 +207,8 @@ impl Decoder {
         let Decoder { device, spec, weights, workspace: w, .. } = self;
         let (r, h, v) = (rows.len(), spec.hidden_size, spec.vocab_size);
         // Picking rows of a table is what `embedding` does.
-        let (picked, rows) = (w.logit_hidden.get_mut([r, h])?, View::from_slice([r], rows)?);
+        w.logit_rows.get_mut([r])?.copy_from(device, rows)?;
+        let (picked, rows) = (w.logit_hidden.get_mut([r, h])?, w.logit_rows.get([r])?);
         ops::embedding(device, picked, w.hidden.get([t, h])?, rows, 1.0)?;
         let normed = w.logit_normed.get_mut([r, h])?;
         ops::norm(device, normed, w.logit_hidden.get([r, h])?, weights.final_norm.view())?;

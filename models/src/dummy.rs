@@ -30,9 +30,9 @@ impl DummyWeights {
         let dtype = spec.dtype.unwrap_or(DType::BF16);
         let parameters = spec.parameters().unwrap_or(u64::MAX);
         let needed = parameters.saturating_mul(dtype.size() as u64);
-        let available = memory::available();
+        let available = memory::available_to_host();
         if needed > available {
-            let remedy = "choose a smaller shape, or fewer layers (num_hidden_layers)";
+            let remedy = "choose a smaller shape, or fewer layers (num_hidden_layers)".into();
             return Err(LoadError::Memory { what: "the random weights", needed, available, remedy });
         }
         Ok(DummyWeights { config: config.into(), dtype, totals: (spec.tensors(), needed) })

@@ -81,7 +81,10 @@ pub enum LoadError {
         message: String,
     },
     /// The model needs more memory than there is.
-    #[error("{what} needs {} but {} are available; {remedy}", Size(*needed), Size(*available))]
+    #[error(
+        "{what} needs {} but {} are available: {} are missing; {remedy}",
+        Size(*needed), Size(*available), Size(needed.saturating_sub(*available))
+    )]
     Memory {
         /// What needs it.
         what: &'static str,
@@ -89,8 +92,8 @@ pub enum LoadError {
         needed: u64,
         /// Bytes there are.
         available: u64,
-        /// What would help.
-        remedy: &'static str,
+        /// What would help, with numbers where they are known.
+        remedy: String,
     },
     /// The options contradict the model.
     #[error("{option}: {message}")]

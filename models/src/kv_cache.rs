@@ -2,7 +2,7 @@
 //! one KV block of one head is contiguous.
 
 use mosu_kernels::{
-    DType, KernelError, Tensor,
+    DType, Device, KernelError, Tensor,
     ops::{KvCache, KvCacheMut},
 };
 
@@ -22,11 +22,17 @@ struct KeysAndValues {
 }
 
 impl KvBlocks {
-    /// `num_blocks` KV blocks in every layer.
-    pub fn new(spec: &DecoderSpec, dtype: DType, num_blocks: usize) -> Result<KvBlocks, KernelError> {
+    /// `num_blocks` KV blocks in every layer, in the memory of `device`.
+    pub fn new(
+        device: &Device,
+        spec: &DecoderSpec,
+        dtype: DType,
+        num_blocks: usize,
+    ) -> Result<KvBlocks, KernelError> {
         let layer = |attention: &crate::AttentionSpec| {
             let shape = [num_blocks, attention.num_kv_heads, BLOCK_SIZE, attention.head_dim];
-            Ok(KeysAndValues { k: Tensor::zeros(shape, dtype)?, v: Tensor::zeros(shape, dtype)? })
+            let zeros = || Tensor::zeros_on(device, shape, dtype);
+            Ok(KeysAndValues { k: zeros()?, v: zeros()? })
         };
         let layers = spec.layers.iter().map(|spec| layer(&spec.attention)).collect::<Result<_, _>>()?;
         Ok(KvBlocks { layers })

@@ -16,6 +16,7 @@ mod end_tokens;
 mod error;
 mod families;
 mod info;
+mod inputs;
 mod kv_cache;
 mod memory;
 mod model;

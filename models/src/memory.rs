@@ -1,13 +1,32 @@
-//! How much memory this machine has to give.
+//! How much memory a device has to give.
 
 use std::fs;
+
+use mosu_kernels::{Device, Result};
 
 /// Assumed where the system does not say (outside Linux). Memory is taken as it is touched, so too much does no harm
 /// by itself.
 const UNKNOWN: u64 = 64 << 30;
 
+/// Most of a GPU's memory that is left to its driver, for launches, recorded graphs and kernels' own stacks.
+const LEFT_TO_DRIVER: u64 = 256 << 20;
+
+/// Bytes that `device` can still give.
+///
+/// # Errors
+/// When a GPU does not answer.
+pub(crate) fn available(device: &Device) -> Result<u64> {
+    match device {
+        Device::Cpu(_) => Ok(available_to_host()),
+        Device::Cuda(gpu) => {
+            let (free, total) = gpu.memory()?;
+            Ok(free.saturating_sub(LEFT_TO_DRIVER.min(total / 16)))
+        }
+    }
+}
+
 /// Bytes that can be allocated without swapping: what Linux calls available, within the control group's limit.
-pub(crate) fn available() -> u64 {
+pub(crate) fn available_to_host() -> u64 {
     let machine = read("/proc/meminfo").and_then(|text| in_meminfo(&text));
     let group = in_group("/sys/fs/cgroup");
     machine.into_iter().chain(group).min().unwrap_or(UNKNOWN)
@@ -44,6 +63,6 @@ mod tests {
 
     #[test]
     fn some_memory_is_available() {
-        assert!(available() > 1 << 20);
+        assert!(available_to_host() > 1 << 20);
     }
 }

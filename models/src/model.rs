@@ -1,9 +1,11 @@
 //! A model: a decoder in memory, ready to take steps.
 
-use mosu_kernels::Device;
+use std::num::NonZeroUsize;
+
+use mosu_kernels::{DType, Device, Result as DeviceResult};
 
 use crate::{
-    Batch, LoadError, ModelInfo, ModelSource, StepError, StepOutput,
+    Batch, DecoderSpec, LoadError, ModelInfo, ModelSource, StepError, StepOutput,
     batch_check::BatchLimits,
     checkpoint::Checkpoint,
     config_json::ConfigJson,
@@ -11,6 +13,8 @@ use crate::{
     dummy::DummyWeights,
     end_tokens::EndTokens,
     families::{self, Family},
+    inputs::InputBuffers,
+    kv_cache::BLOCK_SIZE,
     memory,
     plan::{FixedMemory, MemoryPlan},
     sampler::Sampler,
@@ -79,6 +83,8 @@ pub struct LoadProgress {
 
 /// Weights, KV blocks and workspace of one decoder. What lies in which KV block is the caller's business.
 pub struct Model {
+    device: Device,
+    inputs: InputBuffers,
     decoder: Decoder,
     sampler: Sampler,
     limits: BatchLimits,
@@ -97,7 +103,8 @@ impl Model {
         options: &ModelOptions,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Model, LoadError> {
-        let available = memory::available();
+        let device = &options.device;
+        let available = memory::available(device)?;
         let max_rows = options.max_batch_tokens;
         if !(1..=MAX_BATCH_TOKENS).contains(&max_rows) {
             let message = format!("expected 1 to {MAX_BATCH_TOKENS}, found {max_rows}");
@@ -116,13 +123,19 @@ impl Model {
         let Family { architecture, spec, .. } = family;
 
         let compute = weights.dtype().compute();
-        let workspace = Workspace::new(&spec, compute, max_rows)?;
-        let sampler = Sampler::new(&options.device, spec.vocab_size)?;
+        let sampler = Sampler::new(device, spec.vocab_size)?;
         let memory = FixedMemory {
             weights: weights.size_in_bytes(),
-            workspace: (workspace.bytes() + sampler.bytes()) as u64,
+            workspace: workspace_bytes(&spec, compute, max_rows)? + sampler.bytes() as u64,
         };
         let plan = MemoryPlan::new(&spec, compute, options, memory.leave_free(available)?)?;
+        if let Device::Cuda(gpu) = device {
+            gpu.reserve((memory.weights + memory.workspace + plan.kv_cache_bytes) as usize)?;
+        }
+        let weights = weights.move_to(device, progress)?;
+        let workspace = Workspace::new(device, &spec, compute, max_rows)?;
+        let table_entries = table_entries(options, &plan);
+        let inputs = InputBuffers::new(device, max_rows, table_entries)?;
         let name = (source.name(), architecture);
         let mut info = ModelInfo::new(name, &spec, weights.dtype(), options, memory, &plan, ends);
         info.ignored_tensors = ignored_tensors;
@@ -132,8 +145,8 @@ impl Model {
             max_model_len: plan.max_model_len,
             num_blocks: plan.num_blocks,
         };
-        let decoder = Decoder::new(options.device.clone(), spec, weights, workspace, &plan)?;
-        Ok(Model { decoder, sampler, limits, info })
+        let decoder = Decoder::new(device.clone(), spec, weights, workspace, &plan)?;
+        Ok(Model { device: device.clone(), inputs, decoder, sampler, limits, info })
     }
 
     /// Facts about it.
@@ -149,7 +162,7 @@ impl Model {
     /// [`StepError::Device`] when the device failed.
     pub fn step(&mut self, batch: &Batch, output: &mut StepOutput) -> Result<(), StepError> {
         self.limits.check(batch)?;
-        self.decoder.forward(batch)?;
+        self.decoder.forward(&self.inputs.load(&self.device, batch)?)?;
         self.sampler.run(&mut self.decoder, batch, output)
     }
 
@@ -160,15 +173,31 @@ impl Model {
     /// As [`Model::step`].
     pub fn step_logits(&mut self, batch: &Batch) -> Result<Vec<f32>, StepError> {
         self.limits.check(batch)?;
-        self.decoder.forward(batch)?;
+        self.decoder.forward(&self.inputs.load(&self.device, batch)?)?;
         let rows: Vec<u32> = batch.logit_rows.iter().map(|row| row.row).collect();
         let mut logits = Vec::with_capacity(rows.len() * self.info.vocab_size);
         for rows in rows.chunks(LOGIT_ROWS) {
-            let (_, of_rows) = self.decoder.logits(rows, batch.num_rows())?;
-            logits.extend_from_slice(of_rows.as_slice()?);
+            let (device, of_rows) = self.decoder.logits(rows, batch.num_rows())?;
+            logits.extend(of_rows.to_vec::<f32>(device)?);
         }
         Ok(logits)
     }
+}
+
+/// Bytes of the workspace on any device. Host memory takes nothing until it is written: made there, it tells its size.
+fn workspace_bytes(spec: &DecoderSpec, compute: DType, max_rows: usize) -> DeviceResult<u64> {
+    let host = Device::cpu(NonZeroUsize::new(1));
+    Ok(Workspace::new(&host, spec, compute, max_rows)?.bytes() as u64)
+}
+
+/// Entries of the block tables of one step: on a GPU those of `max_sequences` of the longest sequences; on the
+/// processor of any number, since they take no memory there until they are written.
+fn table_entries(options: &ModelOptions, plan: &MemoryPlan) -> usize {
+    let sequences = match options.device {
+        Device::Cpu(_) => options.max_batch_tokens,
+        Device::Cuda(_) => options.max_sequences.max(1),
+    };
+    sequences * plan.max_model_len.div_ceil(BLOCK_SIZE)
 }
 
 /// The weights, and the names of the tensors that they do not need.

@@ -1,6 +1,6 @@
 //! How the memory beside the weights is shared out.
 
-use mosu_kernels::DType;
+use mosu_kernels::{DType, Device};
 
 use crate::{DecoderSpec, LoadError, ModelOptions, kv_cache::BLOCK_SIZE};
 
@@ -18,7 +18,7 @@ impl FixedMemory {
     pub fn leave_free(&self, available: u64) -> Result<u64, LoadError> {
         let needed = self.weights.saturating_add(self.workspace);
         let what = "the model without its KV cache";
-        let remedy = "choose a smaller model, or a smaller max_batch_tokens";
+        let remedy = "choose a smaller model, or a smaller max_batch_tokens".into();
         match available.checked_sub(needed) {
             None | Some(0) => Err(short(what, needed, available, remedy)),
             Some(free) => Ok(free),
@@ -41,7 +41,7 @@ impl MemoryPlan {
     /// Plans the KV cache out of `free` bytes, those that weights and workspace leave.
     ///
     /// It gets what the options say; else what `max_sequences` of the longest sequences need, but at most half of what
-    /// is free. It must hold one longest sequence, so that a sequence alone can always go on: a context that the
+    /// is free, or on a GPU all of it. It must hold one longest sequence, so that a sequence alone can always go on: a context that the
     /// options ask for and that does not fit is refused, the model's own is shortened to what fits.
     ///
     /// # Errors
@@ -55,19 +55,23 @@ impl MemoryPlan {
         let longest = longest(spec, options)?;
         let block_bytes = (spec.kv_elements_per_token() * dtype.size() * BLOCK_SIZE) as u64;
         let blocks_of_longest = longest.div_ceil(BLOCK_SIZE) as u64;
+        // Others use a processor's memory too.
+        let share = if let Device::Cpu(_) = options.device { 2 } else { 1 };
         let affordable = match options.kv_cache_bytes {
             Some(bytes) if bytes as u64 > free => {
-                let remedy = "ask for less, or let it be chosen";
+                let remedy = format!("ask for {free} bytes or less, or let it be chosen");
                 return Err(short("the KV cache", bytes as u64, free, remedy));
             }
             Some(bytes) => bytes as u64 / block_bytes,
-            None => (free / 2 / block_bytes).min(blocks_of_longest * options.max_sequences.max(1) as u64),
+            None => (free / share / block_bytes).min(blocks_of_longest * options.max_sequences.max(1) as u64),
         };
         // Slots are u32.
         let num_blocks = affordable.min(u64::from(u32::MAX) / BLOCK_SIZE as u64) as usize;
         let needed = if options.max_model_len.is_some() { blocks_of_longest } else { 1 };
         if (num_blocks as u64) < needed {
-            let remedy = "give the KV cache more memory, or shorten max_model_len";
+            let fits = num_blocks * BLOCK_SIZE;
+            let remedy =
+                format!("give the KV cache more memory, or shorten max_model_len: {fits} tokens fit");
             let what = "the KV cache of one sequence of max_model_len";
             return Err(short(what, needed * block_bytes, num_blocks as u64 * block_bytes, remedy));
         }
@@ -94,7 +98,7 @@ fn longest(spec: &DecoderSpec, options: &ModelOptions) -> Result<usize, LoadErro
     }
 }
 
-fn short(what: &'static str, needed: u64, available: u64, remedy: &'static str) -> LoadError {
+fn short(what: &'static str, needed: u64, available: u64, remedy: String) -> LoadError {
     LoadError::Memory { what, needed, available, remedy }
 }
 

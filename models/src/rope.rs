@@ -2,7 +2,7 @@
 
 use std::f64::consts::TAU;
 
-use mosu_kernels::{DType, KernelError, Tensor, ops::RopeTable};
+use mosu_kernels::{DType, Device, KernelError, Tensor, ops::RopeTable};
 use rayon::prelude::*;
 
 use crate::{AttentionSpec, RopeScaling, RopeSpec};
@@ -18,8 +18,9 @@ pub(crate) struct RopeTables {
 }
 
 impl RopeTables {
-    /// Tables for positions `0..positions` of these layers.
+    /// Tables for positions `0..positions` of these layers, in the memory of `device`.
     pub fn new<'a>(
+        device: &Device,
         layers: impl Iterator<Item = &'a AttentionSpec>,
         positions: usize,
     ) -> Result<RopeTables, KernelError> {
@@ -32,7 +33,7 @@ impl RopeTables {
             let known = rope.tables.iter().position(|table| table.spec == *spec);
             rope.of_layer.push(known.or(Some(rope.tables.len())));
             if known.is_none() {
-                rope.tables.push(Table::new(spec, positions)?);
+                rope.tables.push(Table::new(device, spec, positions)?);
             }
         }
         Ok(rope)
@@ -53,7 +54,7 @@ struct Table {
 }
 
 impl Table {
-    fn new(spec: &RopeSpec, positions: usize) -> Result<Table, KernelError> {
+    fn new(device: &Device, spec: &RopeSpec, positions: usize) -> Result<Table, KernelError> {
         let (frequencies, factor) = (frequencies(spec, positions), amplitude(spec, positions));
         let width = frequencies.len();
         let mut cos = Tensor::zeros([positions, width], DType::F32)?;
@@ -71,7 +72,7 @@ impl Table {
                 }
             }
         });
-        Ok(Table { spec: spec.clone(), cos, sin })
+        Ok(Table { spec: spec.clone(), cos: cos.to_device(device)?, sin: sin.to_device(device)? })
     }
 }
 
@@ -183,7 +184,7 @@ mod tests {
         let scaled = frequencies(&spec, 300);
         assert_close(scaled[0], 1.0);
         assert_close(scaled[63], 1e6_f64.powf(-126.0 / 128.0) / 4.0);
-        let tables = Table::new(&spec, 300).unwrap();
+        let tables = Table::new(&Device::cpu(None), &spec, 300).unwrap();
         let cos = tables.cos.as_slice::<f32>().unwrap();
         assert_eq!(cos[0], 1.138_629, "cos 0 carries the attention factor");
         assert_close(f64::from(cos[299 * 64]), f64::from((299.0_f64.cos() * 1.138_629) as f32));

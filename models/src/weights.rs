@@ -4,6 +4,7 @@
 
 mod claims;
 mod layout;
+mod placement;
 
 use std::path::Path;
 

@@ -1,7 +1,6 @@
 //! Memory of a step, planned at load: the forward pass allocates nothing.
 
-use half::bf16;
-use mosu_kernels::{DType, Element, KernelError, Result, Shape, Tensor, View, ViewMut, ops::MoeWorkspace};
+use mosu_kernels::{DType, Device, Result, Shape, Tensor, View, ViewMut, ops::MoeWorkspace};
 
 use crate::{DecoderSpec, FfnActivation, LayerSpec, MoeSpec};
 
@@ -13,42 +12,19 @@ pub(crate) struct Scratch(Tensor);
 
 impl Scratch {
     /// Room for `[rows, width]` elements of type `dtype`.
-    fn new(rows: usize, width: usize, dtype: DType) -> Result<Scratch> {
-        Ok(Scratch(Tensor::zeros([rows, width], dtype)?))
+    fn new(device: &Device, rows: usize, width: usize, dtype: DType) -> Result<Scratch> {
+        Ok(Scratch(Tensor::zeros_on(device, [rows, width], dtype)?))
     }
 
     /// The first elements as a tensor of this shape, to read.
     pub fn get(&self, shape: impl Into<Shape>) -> Result<View<'_>> {
-        fn shaped<T: Element>(tensor: &Tensor, shape: Shape) -> Result<View<'_>> {
-            let all = tensor.as_slice::<T>()?;
-            View::from_slice(shape, all.get(..shape.elements()).ok_or_else(|| too_small(shape, all.len()))?)
-        }
-        match self.0.dtype() {
-            DType::BF16 => shaped::<bf16>(&self.0, shape.into()),
-            DType::U32 => shaped::<u32>(&self.0, shape.into()),
-            _ => shaped::<f32>(&self.0, shape.into()),
-        }
+        self.0.view().prefix(shape)
     }
 
     /// The first elements as a tensor of this shape, to write.
     pub fn get_mut(&mut self, shape: impl Into<Shape>) -> Result<ViewMut<'_>> {
-        fn shaped<T: Element>(tensor: &mut Tensor, shape: Shape) -> Result<ViewMut<'_>> {
-            let all = tensor.as_mut_slice::<T>()?;
-            let available = all.len();
-            let first = all.get_mut(..shape.elements()).ok_or_else(|| too_small(shape, available))?;
-            ViewMut::from_slice(shape, first)
-        }
-        match self.0.dtype() {
-            DType::BF16 => shaped::<bf16>(&mut self.0, shape.into()),
-            DType::U32 => shaped::<u32>(&mut self.0, shape.into()),
-            _ => shaped::<f32>(&mut self.0, shape.into()),
-        }
+        self.0.view_mut()?.into_prefix(shape)
     }
-}
-
-fn too_small(shape: Shape, available: usize) -> KernelError {
-    let reason = format!("{shape} does not fit the {available} elements planned");
-    KernelError::Argument { op: "workspace", reason }
 }
 
 /// Activations of one step. T rows, R rows with logits; other letters as in [`decoder`](crate::decoder). Widths are
@@ -92,6 +68,8 @@ pub(crate) struct Workspace {
     pub shared_gate: Scratch,
     /// What lies between router and `delta` in sparse layers.
     pub moe: MoeWorkspaces,
+    /// Which rows have logits, u32 `[R]`.
+    pub logit_rows: Scratch,
     /// Hidden states of the rows with logits, f32 `[R, H]`.
     pub logit_hidden: Scratch,
     /// Their final norm, compute `[R, H]`.
@@ -101,11 +79,11 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// Memory for steps of at most `max_rows` rows.
+    /// Memory on `device` for steps of at most `max_rows` rows.
     ///
     /// # Errors
     /// When memory is short.
-    pub fn new(spec: &DecoderSpec, compute: DType, max_rows: usize) -> Result<Workspace> {
+    pub fn new(device: &Device, spec: &DecoderSpec, compute: DType, max_rows: usize) -> Result<Workspace> {
         let widest = |width: &dyn Fn(&LayerSpec) -> usize| spec.layers.iter().map(width).max().unwrap_or(0);
         let q_width = widest(&|layer| layer.attention.num_heads * layer.attention.head_dim);
         let kv_width = widest(&|layer| layer.attention.num_kv_heads * layer.attention.head_dim);
@@ -122,8 +100,8 @@ impl Workspace {
         let chosen = moe(|moe| moe.num_experts_per_tok);
         let shared = moe(|moe| usize::from(moe.shared.is_some()));
         let routers = usize::from(experts > 0 && compute != DType::F32);
-        let rows = |width: usize, dtype: DType| Scratch::new(max_rows, width, dtype);
-        let logit_rows = |width: usize, dtype: DType| Scratch::new(LOGIT_ROWS, width, dtype);
+        let rows = |width: usize, dtype: DType| Scratch::new(device, max_rows, width, dtype);
+        let logit_rows = |width: usize, dtype: DType| Scratch::new(device, LOGIT_ROWS, width, dtype);
         let h = spec.hidden_size;
         Ok(Workspace {
             hidden: rows(h, DType::F32)?,
@@ -144,7 +122,8 @@ impl Workspace {
             expert_weights: rows(chosen, DType::F32)?,
             shared: rows(shared * h, DType::F32)?,
             shared_gate: rows(shared, DType::F32)?,
-            moe: MoeWorkspaces::new(spec, compute, max_rows)?,
+            moe: MoeWorkspaces::new(device, spec, compute, max_rows)?,
+            logit_rows: logit_rows(1, DType::U32)?,
             logit_hidden: logit_rows(h, DType::F32)?,
             logit_normed: logit_rows(h, compute)?,
             logits: logit_rows(spec.vocab_size, DType::F32)?,
@@ -172,6 +151,7 @@ impl Workspace {
             &self.expert_weights,
             &self.shared_gate,
             &self.shared,
+            &self.logit_rows,
             &self.logit_hidden,
             &self.logit_normed,
             &self.logits,
@@ -189,7 +169,7 @@ pub(crate) struct MoeWorkspaces {
 }
 
 impl MoeWorkspaces {
-    fn new(spec: &DecoderSpec, compute: DType, max_rows: usize) -> Result<MoeWorkspaces> {
+    fn new(device: &Device, spec: &DecoderSpec, compute: DType, max_rows: usize) -> Result<MoeWorkspaces> {
         let mut sizes: Vec<[usize; 3]> = Vec::new();
         let mut moe = MoeWorkspaces { workspaces: Vec::new(), of_layer: Vec::new() };
         for layer in &spec.layers {
@@ -203,6 +183,7 @@ impl MoeWorkspaces {
             moe.of_layer.push(known.unwrap_or(sizes.len()));
             if known.is_none() {
                 moe.workspaces.push(MoeWorkspace::new(
+                    device,
                     max_rows,
                     num_experts_per_tok,
                     spec.hidden_size,

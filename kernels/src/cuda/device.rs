@@ -40,6 +40,8 @@ pub struct CudaDevice {
     scratch: Mutex<Vec<(CudaPtr, usize)>>,
     /// See [`CudaDevice::arrivals`].
     arrivals: CudaPtr,
+    /// Launches are being recorded: nothing else may be done.
+    recording: AtomicBool,
     /// A kernel has failed: nothing works any more in this process.
     lost: AtomicBool,
 }
@@ -104,6 +106,7 @@ impl CudaDevice {
             arena: Mutex::default(),
             staging: Mutex::new(staging),
             scratch: Mutex::default(),
+            recording: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             name,
         })
@@ -237,7 +240,7 @@ impl CudaDevice {
     }
 
     fn allocate_chunk(&self, bytes: usize) -> Result<CudaPtr> {
-        self.bind()?;
+        self.bind_outside_recording()?;
         self.driver.allocate(bytes).map_err(|fault| match fault.code {
             code::OUT_OF_MEMORY => self.out_of_memory(bytes),
             _ => self.error(fault),
@@ -256,21 +259,21 @@ impl CudaDevice {
 
     /// Sets all bytes of a tensor to zero, in stream order.
     pub(crate) fn zero(&self, to: CudaPtr, bytes: usize) -> Result<()> {
-        self.bind()?;
+        self.bind_outside_recording()?;
         // SAFETY: callers pass ranges of live tensors.
         unsafe { self.driver.set_bytes(to, 0, bytes, self.stream) }.map_err(|fault| self.error(fault))
     }
 
     /// Copies from host memory, in stream order; `from` may change afterwards.
     pub(crate) fn write(&self, to: CudaPtr, from: &[u8]) -> Result<()> {
-        self.bind()?;
+        self.bind_outside_recording()?;
         // SAFETY: callers pass ranges of live tensors.
         unsafe { lock(&self.staging).write(to, from) }.map_err(|fault| self.error(fault))
     }
 
     /// Copies to host memory, after everything before; waits for it.
     pub(crate) fn read(&self, to: &mut [u8], from: CudaPtr) -> Result<()> {
-        self.bind()?;
+        self.bind_outside_recording()?;
         // SAFETY: callers pass ranges of live tensors.
         unsafe { lock(&self.staging).read(to, from) }.map_err(|fault| self.error(fault))
     }
@@ -280,8 +283,48 @@ impl CudaDevice {
     /// # Errors
     /// [`KernelError::DeviceLost`] when a kernel has failed.
     pub fn synchronize(&self) -> Result<()> {
-        self.bind()?;
+        self.bind_outside_recording()?;
         self.driver.synchronize(self.stream).map_err(|fault| self.error(fault))
+    }
+
+    /// Records the launches that `launches` makes, instead of running them.
+    ///
+    /// # Errors
+    /// What `launches` returns, or the driver's refusal.
+    pub(super) fn capture(&self, launches: impl FnOnce() -> Result<()>) -> Result<Handle> {
+        self.bind()?;
+        let failed = |fault| self.error(fault);
+        self.driver.begin_capture(self.stream).map_err(failed)?;
+        self.recording.store(true, Ordering::Relaxed);
+        let launched = launches();
+        self.recording.store(false, Ordering::Relaxed);
+        let captured = self.driver.end_capture(self.stream).map_err(failed);
+        launched?;
+        self.driver.instantiate(captured?).map_err(failed)
+    }
+
+    /// Runs recorded launches, after everything before them.
+    pub(super) fn run_captured(&self, executable: Handle) -> Result<()> {
+        self.bind()?;
+        // SAFETY: what was recorded uses tensors of a model that lives, and scratch, which stays where it is.
+        unsafe { self.driver.launch_graph(executable, self.stream) }.map_err(|fault| self.error(fault))
+    }
+
+    /// Forgets recorded launches.
+    pub(super) fn forget_captured(&self, executable: Handle) {
+        if self.bind().is_ok() {
+            // An error has nobody to tell.
+            let _ = self.driver.destroy_graph(executable);
+        }
+    }
+
+    /// As `bind`, for what cannot be recorded.
+    fn bind_outside_recording(&self) -> Result<()> {
+        if self.recording.load(Ordering::Relaxed) {
+            let reason = "copies and memory cannot be had while launches are recorded".into();
+            return Err(KernelError::Argument { op: "record", reason });
+        }
+        self.bind()
     }
 
     /// Makes the context that of this thread.

@@ -4,7 +4,7 @@
 //! cudarc's enumeration does not, and cudarc's own calls panic when a driver lacks a function.
 
 use std::{
-    ffi::{CStr, c_char, c_int, c_uint, c_void},
+    ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void},
     ptr::null,
     sync::OnceLock,
 };
@@ -132,6 +132,12 @@ driver! {
     stream_create: cuStreamCreate(*mut Handle, c_uint);
     stream_destroy: cuStreamDestroy_v2(Handle);
     stream_synchronize: cuStreamSynchronize(Handle);
+    stream_begin_capture: cuStreamBeginCapture_v2(Handle, c_int);
+    stream_end_capture: cuStreamEndCapture(Handle, *mut Handle);
+    graph_instantiate: cuGraphInstantiateWithFlags(*mut Handle, Handle, c_ulonglong);
+    graph_launch: cuGraphLaunch(Handle, Handle);
+    graph_exec_destroy: cuGraphExecDestroy(Handle);
+    graph_destroy: cuGraphDestroy(Handle);
     event_create: cuEventCreate(*mut Handle, c_uint);
     event_record: cuEventRecord(Handle, Handle);
     event_synchronize: cuEventSynchronize(Handle);
@@ -389,6 +395,41 @@ impl Driver {
     pub fn synchronize(&self, stream: Handle) -> Answer {
         // SAFETY: the stream is ours.
         self.check("cuStreamSynchronize", unsafe { (self.stream_synchronize)(stream) })
+    }
+
+    /// Turns the stream's work into a graph, until [`Driver::end_capture`].
+    pub fn begin_capture(&self, stream: Handle) -> Answer {
+        const THREAD_LOCAL: c_int = 1;
+        // SAFETY: the stream is ours.
+        self.check("cuStreamBeginCapture", unsafe { (self.stream_begin_capture)(stream, THREAD_LOCAL) })
+    }
+
+    pub fn end_capture(&self, stream: Handle) -> Answer<Handle> {
+        // SAFETY: the pointer is to a handle.
+        let call = |p| unsafe { (self.stream_end_capture)(stream, p) };
+        self.value("cuStreamEndCapture", Handle::NULL, call)
+    }
+
+    /// An executable graph; the graph itself is destroyed.
+    pub fn instantiate(&self, graph: Handle) -> Answer<Handle> {
+        // SAFETY: the graph came from `end_capture` and is destroyed once.
+        let call = |p| unsafe { (self.graph_instantiate)(p, graph, 0) };
+        let executable = self.value("cuGraphInstantiate", Handle::NULL, call);
+        // SAFETY: as above.
+        let destroyed = self.check("cuGraphDestroy", unsafe { (self.graph_destroy)(graph) });
+        executable.and_then(|executable| destroyed.map(|()| executable))
+    }
+
+    /// # Safety
+    /// All memory that the graph's kernels use is valid until it has run.
+    pub unsafe fn launch_graph(&self, executable: Handle, stream: Handle) -> Answer {
+        // SAFETY: as the caller promises.
+        self.check("cuGraphLaunch", unsafe { (self.graph_launch)(executable, stream) })
+    }
+
+    pub fn destroy_graph(&self, executable: Handle) -> Answer {
+        // SAFETY: the graph is ours and not used again.
+        self.check("cuGraphExecDestroy", unsafe { (self.graph_exec_destroy)(executable) })
     }
 
     /// An event that keeps no time.

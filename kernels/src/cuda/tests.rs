@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     DType, Device, KernelError, Tensor,
-    ops::{Expert, Experts, Linear, LinearPart, StackedExperts, testing::cuda},
+    ops::{Expert, Experts, Linear, LinearPart, StackedExperts, embedding, testing::cuda},
 };
 
 fn gpu(device: &Device) -> &CudaDevice {
@@ -42,8 +42,7 @@ fn tensors_in_device_memory_are_written_and_read_through_the_device_only() {
 
 #[test]
 fn memory_that_tensors_gave_back_is_free_again() {
-    let Some(device) = cuda() else { return };
-    let device = Device::cuda(gpu(&device).name()[5..].parse().unwrap()).unwrap();
+    let Some(device) = cuda().map(|_| Device::cuda(0).unwrap()) else { return };
     gpu(&device).reserve(3 << 20).unwrap();
     let addresses = || -> Vec<CudaPtr> {
         // Two of the three do not fit the reservation.
@@ -130,4 +129,25 @@ fn experts_are_stacked() {
     let biases = down_bias.as_ref().unwrap().to_vec::<f32>(&device).unwrap();
     assert_eq!(biases, [0.0, 0.0, 6.0, 6.0, 12.0, 12.0, 18.0, 18.0]);
     assert_eq!((experts.count(), experts.as_slice().len()), (4, 0));
+}
+
+#[test]
+fn recorded_launches_run_again_on_what_is_there_then() {
+    // A device of its own: other tests would be recorded too.
+    let Some(device) = cuda().map(|_| Device::cuda(0).unwrap()) else { return };
+    let Device::Cuda(gpu) = &device else { panic!("not a GPU") };
+    let table = Tensor::from_slice([2, 2], &[1.0f32, 2.0, 3.0, 4.0]).unwrap().to_device(&device).unwrap();
+    let mut ids = Tensor::zeros_on(&device, [2], DType::U32).unwrap();
+    let mut out = Tensor::zeros_on(&device, [2, 2], DType::F32).unwrap();
+    let graph = CudaGraph::record(gpu, || embedding(&device, out.view_mut()?, table.view(), ids.view(), 2.0))
+        .unwrap();
+    assert_eq!(out.to_vec::<f32>(&device).unwrap(), [0.0; 4], "not run yet");
+    for (wanted, expected) in [([1, 0], [6.0, 8.0, 2.0, 4.0]), ([1, 1], [6.0, 8.0, 6.0, 8.0])] {
+        ids.copy_from::<u32>(&device, &wanted).unwrap();
+        graph.run().unwrap();
+        assert_eq!(out.to_vec::<f32>(&device).unwrap(), expected);
+    }
+    let error = CudaGraph::record(gpu, || ids.copy_from(&device, &[1u32])).unwrap_err();
+    assert!(error.to_string().contains("while launches are recorded"), "{error}");
+    graph.run().unwrap();
 }

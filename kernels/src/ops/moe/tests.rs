@@ -82,7 +82,7 @@ impl<W: Rounded + Weight<Input: Rounded>> Case<W> {
         let expected: Vec<f64> = (0..rows).flat_map(|row| self.expected(row)).collect();
         for device in devices() {
             let experts = self.experts(&device);
-            let mut workspace = MoeWorkspace::new(rows, k, h, i, e, W::DTYPE).unwrap();
+            let mut workspace = MoeWorkspace::new(&device, rows, k, h, i, e, W::DTYPE).unwrap();
             let mut run = |rows: usize| {
                 let mut out = empty(&device, [rows, h], DType::F32);
                 moe(
@@ -134,7 +134,8 @@ fn misfits_are_named() {
     let experts = case.experts(device);
     let message = |id: u32, rows: usize, weigh, sizes: [usize; 5]| {
         let [max_rows, k_of, h_of, i_of, e_of] = sizes;
-        let mut workspace = MoeWorkspace::new(max_rows, k_of, h_of, i_of, e_of, DType::F32).unwrap();
+        let mut workspace =
+            MoeWorkspace::new(&devices()[0], max_rows, k_of, h_of, i_of, e_of, DType::F32).unwrap();
         let mut out = empty(device, [rows, h], DType::F32);
         moe(
             device,

@@ -1,7 +1,7 @@
 //! What `moe` needs between its steps.
 
 use crate::{
-    DType, Result, Tensor,
+    DType, Device, Result, Tensor,
     ops::{check::Check, experts::Experts},
 };
 
@@ -34,12 +34,13 @@ pub struct MoeWorkspace {
 }
 
 impl MoeWorkspace {
-    /// A workspace for up to `max_rows` rows that each visit `chosen` of `experts` experts, whose weights have the
-    /// given sizes and type.
+    /// A workspace on `device` for up to `max_rows` rows that each visit `chosen` of `experts` experts, whose weights
+    /// have the given sizes and type.
     ///
     /// # Errors
     /// When memory is short.
     pub fn new(
+        device: &Device,
         max_rows: usize,
         chosen: usize,
         hidden: usize,
@@ -55,9 +56,9 @@ impl MoeWorkspace {
             intermediate,
             experts,
             compute: dtype.compute(),
-            gate_up: Tensor::zeros([visits, intermediate.saturating_mul(2)], DType::F32)?,
-            activated: Tensor::zeros([visits, intermediate], dtype.compute())?,
-            down: Tensor::zeros([visits, hidden], DType::F32)?,
+            gate_up: Tensor::zeros_on(device, [visits, intermediate.saturating_mul(2)], DType::F32)?,
+            activated: Tensor::zeros_on(device, [visits, intermediate], dtype.compute())?,
+            down: Tensor::zeros_on(device, [visits, hidden], DType::F32)?,
             starts: vec![0; experts + 1],
             active: vec![0; experts],
             rows: vec![0; visits],
