@@ -158,7 +158,7 @@ fn mixture_of_experts(bench: &mut Bench<'_>) -> Result<()> {
     };
     let layers = [layer()?, layer()?];
     let mut workspace =
-        MoeWorkspace::new(bench.device, 512, chosen, hidden, intermediate, experts, DType::BF16)?;
+        MoeWorkspace::new(&bench.device, 512, chosen, hidden, intermediate, experts, DType::BF16)?;
     let x = random.bf16([512, hidden])?;
     let mut out = Tensor::zeros([512, hidden], DType::F32)?;
     let ids: Vec<u32> = (0..512 * chosen).map(|i| (i * 7 % experts) as u32).collect();

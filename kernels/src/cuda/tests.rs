@@ -78,8 +78,10 @@ fn launches_that_do_not_fit_their_kernel_are_refused() {
 
 #[test]
 fn a_gpu_that_is_not_there_is_named() {
+    cuda();
     let error = Device::from_name("cuda:77", None).unwrap_err().to_string();
     assert!(error.starts_with("device \"cuda:77\": "), "{error}");
+    assert!(error.contains("GPU") || error.contains("driver"), "{error}");
     for name in ["gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0"] {
         let error = Device::from_name(name, None).unwrap_err().to_string();
         assert!(error.contains("expected `cpu`, `cuda` or `cuda:<number>`"), "{error}");

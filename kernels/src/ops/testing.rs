@@ -45,10 +45,19 @@ pub(super) fn devices() -> Vec<Device> {
         .collect()
 }
 
-/// The CUDA device of this process: a real one with `MOSU_TEST_CUDA=real`, else the simulated one.
+/// The CUDA device of this process: a real one with `MOSU_TEST_CUDA=real`, else the simulated one where it is built.
 pub(crate) fn cuda() -> Option<Device> {
     static CUDA: OnceLock<Option<Device>> = OnceLock::new();
-    CUDA.get_or_init(|| Device::cuda(0).ok()).clone()
+    let open = || {
+        if std::env::var_os("MOSU_TEST_CUDA").is_none_or(|value| value != "real") {
+            match cusim::install() {
+                Err(cusim::Error::NotBuilt) => return None,
+                installed => installed.unwrap(),
+            }
+        }
+        Some(Device::cuda(0).unwrap())
+    };
+    CUDA.get_or_init(open).clone()
 }
 
 /// [`devices`], and the CUDA device where one answers.
