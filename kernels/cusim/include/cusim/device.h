@@ -153,6 +153,8 @@ static inline float __int_as_float(int x) { return ::cusim::bits_as<float>(x); }
 static inline float __uint_as_float(uint32_t x) { return ::cusim::bits_as<float>(x); }
 static inline int __float_as_int(float x) { return ::cusim::bits_as<int>(x); }
 static inline uint32_t __float_as_uint(float x) { return ::cusim::bits_as<uint32_t>(x); }
+static inline long long __double_as_longlong(double x) { return ::cusim::bits_as<long long>(x); }
+static inline double __longlong_as_double(long long x) { return ::cusim::bits_as<double>(x); }
 template <class T>
 static inline T __ldg(const T* at) { return *at; }
 template <class T>
