@@ -69,6 +69,4 @@ void cp_async_wait(int pending) {
   queue.copies.erase(queue.copies.begin(), queue.copies.begin() + done);
 }
 
-bool complete_a_transfer() { return false; }
-
 }  // namespace cusim

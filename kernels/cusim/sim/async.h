@@ -4,7 +4,5 @@
 namespace cusim {
 
 void async_begin_block();
-// Lets the copy hardware finish one transfer that needs no thread (TMA); false if there is none.
-bool complete_a_transfer();
 
 }  // namespace cusim

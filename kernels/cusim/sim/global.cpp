@@ -31,13 +31,16 @@ Allocation recent[256];                         // by page number: found again w
 // shared memory, a third is forgotten. Stamp: launch (23 bits), atomic, thread block (24 bits), mask of bytes (16).
 using BlockStamp = uint64_t;
 constexpr int BLOCK_SHIFT = 16, ATOMIC_SHIFT = 40, LAUNCH_SHIFT = 41;
-constexpr uint32_t BLOCK_MASK = (1u << 24) - 1;
+constexpr uint32_t BLOCK_MASK = (1u << 24) - 1, LAUNCH_MASK = (1u << 23) - 1;
 constexpr size_t CELL = 16;
 struct Cell {
   BlockStamp writes[2], reads[2];
 };
 Cell* cells;
 BlockStamp stamp_of_block;  // launch and thread block of now, without bytes
+// The launch before in the stream while the running block may overlap it, else a number that no stamp has.
+uint64_t overlapped;
+constexpr uint64_t NONE_OVERLAPPED = ~uint64_t{0};
 
 // Thread blocks that have released (fence, then atomic) through an address, and those the running block has
 // acquired from by its own atomics: the pattern of "the last block to arrive adds up the partial results".
@@ -73,6 +76,10 @@ const Allocation* find_allocation(const char* p, size_t n) {
 
 void check_race(BlockStamp earlier, BlockStamp now, const char* p, const char* verb, const char* earlier_verb) {
   if (!(earlier & now & 0xffff)) return;
+  if (earlier >> LAUNCH_SHIFT == overlapped) {
+    fail("RACE: %s of device memory at %p meets the %s by the kernel before, which wait_for_previous_kernel has not "
+         "waited for", verb, p, earlier_verb);
+  }
   if ((earlier ^ now) >> LAUNCH_SHIFT) return;
   const uint32_t block = earlier >> BLOCK_SHIFT & BLOCK_MASK;
   if (block == (block_in_grid & BLOCK_MASK) || acquired.count(block)) return;
@@ -160,7 +167,10 @@ void global_begin_launch() { released.clear(); }
 void global_begin_block() {
   stamp_of_block = launch.number << LAUNCH_SHIFT | BlockStamp{block_in_grid & BLOCK_MASK} << BLOCK_SHIFT;
   acquired.clear();
+  overlapped = launch.overlaps_previous ? launch.previous & LAUNCH_MASK : NONE_OVERLAPPED;
 }
+
+void global_previous_ended() { overlapped = NONE_OVERLAPPED; }
 
 void global_access(const char* p, size_t n, Access access) {
   if (!find_allocation(p, n)) {

@@ -19,6 +19,8 @@ bool in_global(const char* p);
 
 void global_begin_launch();
 void global_begin_block();
+// The running block has waited for the kernel before it: what that wrote may be used.
+void global_previous_ended();
 // Checks an access by the running thread and records it.
 void global_access(const char* p, size_t n, Access access);
 

@@ -7,6 +7,7 @@
 #include "failure.h"
 #include "fibre.h"
 #include "global.h"
+#include "hopper.h"
 #include "machine.h"
 #include "scheduler.h"
 #include "shared.h"
@@ -41,6 +42,9 @@ bool run_one_block(uint32_t index) {
   shared_begin_block();
   global_begin_block();
   async_begin_block();
+  mbarriers_begin_block();
+  tma_begin_block();
+  wgmma_begin_block();
   return run_block();
 }
 
@@ -86,6 +90,6 @@ uint3 block_dim() { return {launch.block.x, launch.block.y, launch.block.z}; }
 uint3 grid_dim() { return {launch.grid.x, launch.grid.y, launch.grid.z}; }
 int lane() { return static_cast<int>(current->lane); }
 
-void wait_for_previous_kernel() {}
+void wait_for_previous_kernel() { global_previous_ended(); }
 
 }  // namespace cusim

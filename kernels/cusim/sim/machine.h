@@ -33,6 +33,7 @@ struct Fibre {
   uint32_t lane, warp;
   State state;
   bool fenced;  // has executed __threadfence
+  uint32_t proxy_fence;  // the serial number of its last fence_async_proxy, 0 = none
   struct {
     const char* what;  // while blocked: the operation it waits in
     const char* file;

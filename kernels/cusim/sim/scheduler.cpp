@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <map>
 
-#include "async.h"
 #include "barrier.h"
 #include "collective.h"
 #include "failure.h"
 #include "fibre.h"
+#include "hopper.h"
 
 namespace cusim {
 
@@ -128,6 +128,7 @@ bool run_block() {
     f.warp = i / WARP;
     f.index = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
     f.fenced = false;
+    f.proxy_fence = 0;
     f.clock_epoch = f.row_epoch = 0;
     prepare_fibre(f, thread_main);
     make_ready(f);

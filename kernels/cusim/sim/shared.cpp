@@ -14,6 +14,10 @@ struct Cell {
   Stamp writes[2], reads[2];
   uint64_t block;  // the masks below are of this thread block
   uint8_t written, pending;  // masks of bytes
+  // The last plain write: a wgmma that reads it needs a fence_async_proxy in between.
+  bool plain;
+  uint16_t plain_thread;
+  uint32_t plain_fences;  // fences so far
 };
 constexpr size_t CELL = 4;
 constexpr size_t ARENA = 320 << 10;
@@ -24,6 +28,7 @@ alignas(1024) char arena[ARENA];
 Cell cells[ARENA / CELL];
 std::vector<SharedArray*> arrays;  // placed in the running thread block
 size_t used, static_bytes;
+uint32_t proxy_fences;
 
 const char* dynamic_end() { return arena + DYNAMIC + launch.dynamic_shared; }
 
@@ -79,6 +84,7 @@ void access_cell(Cell& cell, const char* p, unsigned bytes, Access access, Stamp
   if (cell.block != block_number) {
     cell.block = block_number;
     cell.written = cell.pending = 0;
+    cell.plain = false;
   }
   if (cell.pending & bytes) {
     fail("ASYNC: %s of shared memory at %s, the target of an asynchronous copy that was not waited for", verb,
@@ -97,6 +103,9 @@ void access_cell(Cell& cell, const char* p, unsigned bytes, Access access, Stamp
   if (!writes) return remember_read(cell, now | bytes, f);
   for (const Stamp r : cell.reads) check_race(r, bytes, f, p, verb, "read");
   cell.written |= bytes;
+  cell.plain = true;
+  cell.plain_thread = static_cast<uint16_t>(f.number);
+  cell.plain_fences = proxy_fences;
   if (access == Access::AsyncStart) cell.pending |= bytes;
   remember_write(cell, now | bytes | (access == Access::Atomic ? STAMP_ATOMIC : 0));
 }
@@ -173,12 +182,33 @@ void shared_access(const char* p, size_t n, Access access, Fibre& f) {
   });
 }
 
-void shared_async_end(const char* p, size_t n, Stamp stamp) {
+void shared_tma_end(const char* p, size_t n, Stamp stamp) {
   for_cells(p, n, [&](Cell& cell, const char*, unsigned bytes) {
     cell.pending &= ~bytes;
+    cell.plain = false;
     cell.writes[0] = stamp | bytes;
     cell.writes[1] = 0;
   });
 }
+
+void shared_wgmma_check(const char* p, size_t n, Fibre& f) {
+  check_bounds(p, n, "wgmma read");
+  for_cells(p, n, [&](Cell& cell, const char* at, unsigned bytes) {
+    if (cell.block == block_number && cell.plain && !(cell.pending & bytes) &&
+        std::max(fibres[cell.plain_thread].proxy_fence, f.proxy_fence) <= cell.plain_fences) {
+      fail("PROXY: wgmma reads shared memory at %s, written by thread %u without a fence_async_proxy after it",
+           shared_name(at).c_str(), cell.plain_thread);
+    }
+    const Cell before = cell;
+    access_cell(cell, at, bytes, Access::Read, stamp_of(f), f);
+    if (cell.block == before.block) cell = before;
+  });
+}
+
+void shared_wgmma_record(const char* p, size_t n, Fibre& f) {
+  for_cells(p, n, [&](Cell& cell, const char*, unsigned bytes) { remember_read(cell, stamp_of(f) | bytes, f); });
+}
+
+void shared_fence_proxy() { current->proxy_fence = ++proxy_fences; }
 
 }  // namespace cusim

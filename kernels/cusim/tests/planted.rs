@@ -1,10 +1,16 @@
 //! The checker finds every planted bug, under every schedule tried, and says nothing of the corrected twins.
 #![cfg(target_arch = "x86_64")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::undocumented_unsafe_blocks,
+    reason = "a test may fail"
+)]
+
+mod device;
 
 use cudarc::driver::{result, sys};
-use std::ffi::{CString, c_void};
-use std::process::Command;
+use device::{Shape, launch, open, parameter, pass_in_child, upload};
 
 struct Planted {
     name: &'static str,
@@ -70,43 +76,21 @@ const SEEDS: u64 = 10;
 
 /// Runs one kernel on fresh buffers; the checker's text if it failed. After a failure the context is lost.
 fn run(kernel: &str, planted: &Planted) -> Result<(), String> {
-    let file = CString::new(format!("{}.cu", planted.name)).unwrap();
-    let mut memory = [0u64; 2];
-    // SAFETY: buffers outlive the launch, which is waited for; parameters match the kernels' signature.
+    let (mut out, mut input) = (upload(&[0f32; 1024]), upload(&[0f32; 1024]));
+    let shape =
+        Shape { blocks: planted.blocks, threads: planted.threads, shared_bytes: planted.shared_bytes };
+    let parameters = &mut [parameter(&mut out), parameter(&mut input)];
+    launch(&format!("{}.cu", planted.name), kernel, &shape, parameters)?;
     unsafe {
-        for buffer in &mut memory {
-            *buffer = result::malloc_sync(4096).unwrap();
-            result::memset_d8_sync(*buffer, 0, 4096).unwrap();
-        }
-        let module = result::module::load_data(file.as_ptr().cast()).unwrap();
-        let function = result::module::get_function(module, CString::new(kernel).unwrap()).unwrap();
-        let mut parameters = [(&raw mut memory[0]).cast::<c_void>(), (&raw mut memory[1]).cast()];
-        let (blocks, threads) = ((planted.blocks, 1, 1), (planted.threads, 1, 1));
-        let stream = std::ptr::null_mut();
-        result::launch_kernel(function, blocks, threads, planted.shared_bytes, stream, &mut parameters)
-            .unwrap();
-        let outcome = result::stream::synchronize(stream);
-        outcome.map_err(|_| cusim::last_error().unwrap())?;
-        for buffer in memory {
-            result::free_sync(buffer).unwrap();
-        }
+        result::free_sync(out).unwrap();
+        result::free_sync(input).unwrap();
     }
     Ok(())
 }
 
-fn open_device() {
-    cusim::load_test_kernels().unwrap();
-    result::init().unwrap();
-    // SAFETY: the device exists; its context is never released.
-    unsafe {
-        let context = result::primary_ctx::retain(result::device::get(0).unwrap()).unwrap();
-        result::ctx::set_current(context).unwrap();
-    }
-}
-
 #[test]
 fn corrected_kernels_pass_under_every_seed() {
-    open_device();
+    open();
     for seed in 0..SEEDS {
         cusim::set_seed(seed).unwrap();
         for planted in PLANTED {
@@ -120,14 +104,8 @@ fn corrected_kernels_pass_under_every_seed() {
 fn every_planted_bug_is_found_under_every_seed() {
     for planted in PLANTED {
         for seed in 0..SEEDS {
-            let child = Command::new(std::env::current_exe().unwrap())
-                .args(["--ignored", "--exact", "one_planted_bug", "--nocapture"])
-                .env("PLANTED_BUG", planted.name)
-                .env("CUSIM_SEED", seed.to_string())
-                .output()
-                .unwrap();
-            let text = String::from_utf8_lossy(&child.stdout);
-            assert!(child.status.success(), "{} with seed {seed}: {text}", planted.name);
+            let seed = seed.to_string();
+            pass_in_child("one_planted_bug", &[("PLANTED_BUG", planted.name), ("CUSIM_SEED", &seed)]);
         }
     }
 }
@@ -137,7 +115,7 @@ fn every_planted_bug_is_found_under_every_seed() {
 fn one_planted_bug() {
     let name = std::env::var("PLANTED_BUG").unwrap();
     let planted = PLANTED.iter().find(|p| p.name == name).unwrap();
-    open_device();
+    open();
     let text = run(&format!("{name}_bug"), planted).expect_err("the bug was not found");
     assert!(text.contains(planted.says), "{text}");
     let code = result::ctx::synchronize().expect_err("the error must stay").0;

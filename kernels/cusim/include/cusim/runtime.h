@@ -91,6 +91,19 @@ void cp_async_wait(int pending);
 void ldmatrix(uint32_t* to, const void* row, int matrices, bool transposed);
 void mma_bf16(float* d, const uint32_t* a, const uint32_t* b);
 
+// ---- Hopper -----------------------------------------------------------------------------------------------------
+void mbarrier_init(uint64_t* barrier, uint32_t arrivals);
+void mbarrier_fence_init();
+void mbarrier_arrive(uint64_t* barrier, uint32_t expected_bytes);
+void mbarrier_wait(uint64_t* barrier, uint32_t parity);
+void tma_load_2d(void* to, const void* map, int column, int row, uint64_t* barrier);
+void fence_async_proxy();
+// d is 64 x 2 * `registers`; A in registers where `a_registers` is not null.
+void wgmma_bf16(float* d, int registers, uint64_t a, const uint32_t* a_registers, uint64_t b, bool accumulate);
+void wgmma_fence();
+void wgmma_commit();
+void wgmma_wait(int pending);
+
 // ---- the registry of kernels ------------------------------------------------------------------------------------
 // One static object per kernel, made by KERNEL_EXPORT.
 struct Kernel {
