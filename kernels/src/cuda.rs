@@ -20,7 +20,7 @@ mod tests;
 
 pub use device::CudaDevice;
 pub use graph::CudaGraph;
-pub(crate) use launch::{Args, Grid};
+pub(crate) use launch::{Args, Grid, float_type};
 pub(crate) use memory::CudaBuffer;
 
 /// An address in device memory.

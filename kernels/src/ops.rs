@@ -22,6 +22,7 @@
 //! | [`gate_heads`] | x f32 or compute `[T,Hq·D]` | gate `[T,Hq]` | `x *= sigmoid(gate)` per head |
 //! | [`activation`] | out f32 or compute `[T,I]` | x `[T,I]`, [`Activation`] | `act(x)` |
 //! | [`gated_activation`] | out f32 or compute `[T,I]` | gate_up `[T,2I]`, [`Glu`] | `act(gate) · up` |
+//! | [`gated_linear`] | out compute `[T,I]` | x compute `[T,K]`, [`Linear`] `[2I,K]`, [`Glu`] | [`linear`], then [`gated_activation`] |
 //! | [`route`] | ids u32 `[T,k]`, weights `[T,k]` | logits `[T,E]`, [`Router`], [`RouterTables`] `[E]` | the k best experts, best first, ties to the lowest id |
 //! | [`moe`] | out `[T,H]` | x compute `[T,H]`, ids, weights, [`Experts`], [`Glu`], [`WeighExperts`], [`MoeWorkspace`] | `Σ_slot weights · down(glu(gate(x), up(x)))`, summed in slot order |
 //! | [`accumulate`] | out `[T,H]` | x `[T,H]`, gate `[T,1]`?, scale | `out = (out + sigmoid(gate) · x) · scale` |
@@ -43,6 +44,7 @@ mod expand_values;
 mod experts;
 mod gate_heads;
 mod gated_activation;
+mod gated_linear;
 mod latent_attention;
 mod latent_cache;
 mod linear;
@@ -68,6 +70,7 @@ pub(crate) use experts::StackedExperts;
 pub use experts::{Expert, Experts};
 pub use gate_heads::gate_heads;
 pub use gated_activation::{Glu, gated_activation};
+pub use gated_linear::gated_linear;
 pub use latent_attention::latent_attention;
 pub use latent_cache::latent_cache;
 pub use linear::{Linear, LinearPart, linear};

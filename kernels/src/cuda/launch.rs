@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 
 use super::CudaPtr;
-use crate::{View, ViewMut};
+use crate::{DType, View, ViewMut};
 
 /// How many threads run a kernel.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +14,33 @@ pub(crate) struct Grid {
     pub threads: u32,
     /// Dynamic shared memory of each thread block.
     pub shared_bytes: u32,
+}
+
+/// Threads of kernels that handle element by element.
+const ELEMENT_THREADS: u32 = 256;
+
+impl Grid {
+    /// A thread for each of `n` elements.
+    pub fn of_elements(n: usize) -> Grid {
+        let blocks = n.div_ceil(ELEMENT_THREADS as usize) as u32;
+        Grid { blocks: [blocks, 1, 1], threads: ELEMENT_THREADS, shared_bytes: 0 }
+    }
+
+    /// x counts rows, y parts of a row: a thread for each of its `width` elements, or for four where that divides them.
+    pub fn of_rows(rows: usize, width: usize) -> Grid {
+        let threads = if width.is_multiple_of(4) { width / 4 } else { width };
+        let parts = threads.div_ceil(ELEMENT_THREADS as usize) as u32;
+        Grid { blocks: [rows as u32, parts, 1], threads: ELEMENT_THREADS, shared_bytes: 0 }
+    }
+}
+
+/// The number of a float type in kernels that take any (`cuh/any_floats.cuh`).
+pub(crate) fn float_type(dtype: DType) -> i32 {
+    match dtype {
+        DType::F16 => 1,
+        DType::BF16 => 2,
+        DType::F32 | DType::U32 => 0,
+    }
 }
 
 /// Most words of a kernel's arguments together.

@@ -22,15 +22,69 @@ pub(crate) enum RunsOn {
 }
 
 /// All of them.
-pub(crate) const KERNEL_FILES: &[KernelFile] = &[KernelFile {
-    name: "embedding.cu",
-    runs_on: RunsOn::From(80),
-    kernels: &[
-        "embedding_f32",
-        "embedding_f16",
-        "embedding_bf16",
-        "add_embedding_f32",
-        "add_embedding_f16",
-        "add_embedding_bf16",
-    ],
-}];
+pub(crate) const KERNEL_FILES: &[KernelFile] = &[
+    KernelFile { name: "accumulate.cu", runs_on: RunsOn::From(80), kernels: &["accumulate_f32"] },
+    KernelFile {
+        name: "activation.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &["activation_f32", "activation_bf16"],
+    },
+    KernelFile { name: "adjust_logits.cu", runs_on: RunsOn::From(80), kernels: &["adjust_logits_f32"] },
+    KernelFile {
+        name: "embedding.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &[
+            "embedding_f32",
+            "embedding_f16",
+            "embedding_bf16",
+            "add_embedding_f32",
+            "add_embedding_f16",
+            "add_embedding_bf16",
+        ],
+    },
+    KernelFile {
+        name: "gate_heads.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &["gate_heads_f32", "gate_heads_bf16"],
+    },
+    KernelFile {
+        name: "gated_activation.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &["gated_activation_f32", "gated_activation_bf16"],
+    },
+    KernelFile {
+        name: "linear.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &[
+            "linear_t8_bf16",
+            "linear_t16_bf16",
+            "linear_t32_bf16",
+            "linear_t64_bf16",
+            "linear_t128_bf16",
+            "linear_t128_all_parts_bf16",
+            "gated_linear_t8_bf16",
+            "gated_linear_t16_bf16",
+            "gated_linear_t32_bf16",
+            "gated_linear_t64_bf16",
+            "gated_linear_t128_bf16",
+            "gated_linear_t128_all_parts_bf16",
+        ],
+    },
+    KernelFile {
+        name: "linear_simt.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &[
+            "linear_simt_t8_f32",
+            "linear_simt_t32_f32",
+            "linear_simt_t8_f16",
+            "linear_simt_t32_f16",
+            "linear_simt_t8_bf16",
+            "linear_simt_t32_bf16",
+        ],
+    },
+    KernelFile {
+        name: "norm.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &["norm_f32", "norm_bf16", "add_norm_f32", "add_norm_bf16"],
+    },
+];

@@ -1,5 +1,7 @@
 //! `accumulate`: adds what a shared expert or a second network computed.
 
+mod cuda;
+
 use super::check::{Check, rows_per_task};
 use crate::{
     CpuDevice, DType, Device, Result, View, ViewMut,
@@ -27,7 +29,10 @@ pub fn accumulate(
     if let Some(gate) = gate {
         check.is("gate", &gate, [rows, 1], DType::F32)?;
     }
-    cpu_accumulate(device.as_cpu(check.0)?, out, x, gate, scale)
+    match device {
+        Device::Cpu(cpu) => cpu_accumulate(cpu, out, x, gate, scale),
+        Device::Cuda(gpu) => cuda::accumulate(gpu, out, x, gate, scale),
+    }
 }
 
 fn cpu_accumulate(
@@ -94,7 +99,7 @@ mod tests {
                     (f64::from(out) + factor * f64::from(x)) * f64::from(scale)
                 })
                 .collect();
-            for device in devices() {
+            for device in every_device() {
                 let run = |batch: usize| {
                     let mut out = upload(&device, [batch, hidden], &start[..batch * hidden]);
                     let x = upload(&device, [batch, hidden], &x[..batch * hidden]);

@@ -1,5 +1,7 @@
 //! `activation`: the middle of a feed-forward network without a gate.
 
+mod cuda;
+
 use half::bf16;
 
 use super::check::{Check, rows_per_task};
@@ -42,10 +44,10 @@ pub fn activation(device: &Device, out: ViewMut<'_>, x: View<'_>, act: Activatio
     let [rows, width] = check.dims("out", &out)?;
     check.activations("out", &out)?;
     check.is("x", &x, [rows, width], DType::F32)?;
-    let cpu = device.as_cpu(check.0)?;
-    match out.dtype() {
-        DType::F32 => cpu_activation::<f32>(cpu, out, x, act),
-        _ => cpu_activation::<bf16>(cpu, out, x, act),
+    match (device, out.dtype()) {
+        (Device::Cuda(gpu), _) => cuda::activation(gpu, out, x, act),
+        (Device::Cpu(cpu), DType::F32) => cpu_activation::<f32>(cpu, out, x, act),
+        (Device::Cpu(cpu), _) => cpu_activation::<bf16>(cpu, out, x, act),
     }
 }
 
@@ -83,7 +85,7 @@ mod tests {
         let x = Random::new(30).floats(rows * width, 9.0);
         for act in [Activation::Silu, Activation::GeluTanh, Activation::GeluErf] {
             let expected: Vec<f64> = x.iter().map(|&x| act.in_f64(f64::from(x))).collect();
-            for device in devices() {
+            for device in every_device() {
                 let run = |batch: usize, dtype| {
                     let input = upload(&device, [batch, width], &x[..batch * width]);
                     let mut out = empty(&device, [batch, width], dtype);

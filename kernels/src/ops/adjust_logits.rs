@@ -1,5 +1,7 @@
 //! `adjust_logits`: what some families do between the output projection and sampling.
 
+mod cuda;
+
 use super::check::{Check, rows_per_task};
 use crate::{
     CpuDevice, DType, Device, Result, ViewMut,
@@ -17,7 +19,10 @@ pub fn adjust_logits(device: &Device, logits: ViewMut<'_>, scale: f32, softcap: 
     let [_, _] = check.dims("logits", &logits)?;
     check.dtype("logits", &logits, DType::F32)?;
     check.softcap(softcap)?;
-    cpu_adjust_logits(device.as_cpu(check.0)?, logits, scale, softcap)
+    match device {
+        Device::Cpu(cpu) => cpu_adjust_logits(cpu, logits, scale, softcap),
+        Device::Cuda(gpu) => cuda::adjust_logits(gpu, logits, scale, softcap),
+    }
 }
 
 fn cpu_adjust_logits(cpu: &CpuDevice, logits: ViewMut<'_>, scale: f32, softcap: Option<f32>) -> Result<()> {
@@ -67,7 +72,7 @@ mod tests {
                 .map(|&x| f64::from(x) * f64::from(scale))
                 .map(|x| softcap.map_or(x, |cap| f64::from(cap) * (x / f64::from(cap)).tanh()))
                 .collect();
-            for device in devices() {
+            for device in every_device() {
                 let run = |batch: usize| {
                     let mut out = upload(&device, [batch, vocab], &logits[..batch * vocab]);
                     adjust_logits(&device, out.view_mut().unwrap(), scale, softcap).unwrap();

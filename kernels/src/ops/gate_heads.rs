@@ -1,5 +1,7 @@
 //! `gate_heads`: a gate on each head's output of attention.
 
+mod cuda;
+
 use half::bf16;
 
 use super::check::{Check, rows_per_task};
@@ -24,10 +26,10 @@ pub fn gate_heads(device: &Device, x: ViewMut<'_>, gate: View<'_>) -> Result<()>
     check.that(heads > 0 && width.is_multiple_of(heads), || {
         format!("rows of {width} elements do not divide into {heads} heads")
     })?;
-    let cpu = device.as_cpu(check.0)?;
-    match x.dtype() {
-        DType::F32 => cpu_gate_heads::<f32>(cpu, x, gate),
-        _ => cpu_gate_heads::<bf16>(cpu, x, gate),
+    match (device, x.dtype()) {
+        (Device::Cuda(gpu), _) => cuda::gate_heads(gpu, x, gate),
+        (Device::Cpu(cpu), DType::F32) => cpu_gate_heads::<f32>(cpu, x, gate),
+        (Device::Cpu(cpu), _) => cpu_gate_heads::<bf16>(cpu, x, gate),
     }
 }
 
@@ -74,7 +76,7 @@ mod tests {
             .enumerate()
             .map(|(i, x)| f64::from(x.widen()) / (1.0 + (-f64::from(gate[i / head_dim])).exp()))
             .collect();
-        for device in devices() {
+        for device in every_device() {
             let run = |batch: usize| {
                 let mut out = upload(&device, [batch, width], &x[..batch * width]);
                 let gate = upload(&device, [batch, heads], &gate[..batch * heads]);

@@ -1,5 +1,7 @@
 //! `gated_activation`: the middle of a gated feed-forward network (Shazeer 2020, arXiv 2002.05202).
 
+mod cuda;
+
 use half::bf16;
 
 use super::{
@@ -62,10 +64,10 @@ pub fn gated_activation(device: &Device, out: ViewMut<'_>, gate_up: View<'_>, gl
     let [rows, width] = check.dims("out", &out)?;
     check.activations("out", &out)?;
     check.is("gate_up", &gate_up, [rows, 2 * width], DType::F32)?;
-    let cpu = device.as_cpu(check.0)?;
-    match out.dtype() {
-        DType::F32 => cpu_gated::<f32>(cpu, out, gate_up, glu),
-        _ => cpu_gated::<bf16>(cpu, out, gate_up, glu),
+    match (device, out.dtype()) {
+        (Device::Cuda(gpu), _) => cuda::gated_activation(gpu, out, gate_up, glu),
+        (Device::Cpu(cpu), DType::F32) => cpu_gated::<f32>(cpu, out, gate_up, glu),
+        (Device::Cpu(cpu), _) => cpu_gated::<bf16>(cpu, out, gate_up, glu),
     }
 }
 
@@ -127,7 +129,7 @@ mod tests {
                 .chunks(2 * width)
                 .flat_map(|row| (0..width).map(|i| glu.in_f64(f64::from(row[i]), f64::from(row[width + i]))))
                 .collect();
-            for device in devices() {
+            for device in every_device() {
                 let run = |batch: usize, dtype| {
                     let input = upload(&device, [batch, 2 * width], &gate_up[..batch * 2 * width]);
                     let mut out = empty(&device, [batch, width], dtype);
@@ -149,7 +151,7 @@ mod tests {
     #[test]
     fn large_gates_saturate() {
         let gate_up = [1000.0f32, -1000.0, 0.0, 2.0, 2.0, 2.0];
-        for device in devices() {
+        for device in every_device() {
             let input = upload(&device, [1, 6], &gate_up);
             let mut out = empty(&device, [1, 3], DType::F32);
             let plain = Glu::Plain(Activation::Silu);
@@ -161,7 +163,7 @@ mod tests {
     #[test]
     fn nan_is_not_clamped_away() {
         let gate_up = [f32::NAN, 1.0, 1.0, f32::NAN];
-        for device in devices() {
+        for device in every_device() {
             let input = upload(&device, [1, 4], &gate_up);
             let mut out = empty(&device, [1, 2], DType::F32);
             for glu in KINDS {

@@ -1,5 +1,7 @@
 //! `linear`: a matrix product with weights in place.
 
+pub(super) mod cuda;
+mod cuda_tiles;
 mod to_device;
 
 use std::ops::Range;
@@ -108,10 +110,14 @@ pub fn linear(device: &Device, out: ViewMut<'_>, x: View<'_>, linear: &Linear) -
     let [rows, _] = check.dims("x", &x)?;
     check.is("x", &x, [rows, linear.in_features], linear.dtype.compute())?;
     check.is("out", &out, [rows, linear.out_features], DType::F32)?;
-    let cpu = device.as_cpu(check.0)?;
-    let on_gpu = linear.parts.iter().any(|part| part.weight.view().cuda_ptr().is_some());
-    check.that(!on_gpu, || "the weights lie in device memory".into())?;
-    for_weight!(linear.dtype, "linear", "weight", W => multiply::<W>(cpu, out, x, linear))
+    match device {
+        Device::Cpu(cpu) => {
+            let on_gpu = linear.parts.iter().any(|part| part.weight.view().cuda_ptr().is_some());
+            check.that(!on_gpu, || "the weights lie in device memory".into())?;
+            for_weight!(linear.dtype, "linear", "weight", W => multiply::<W>(cpu, out, x, linear))
+        }
+        Device::Cuda(gpu) => cuda::linear(gpu, out, x, linear),
+    }
 }
 
 fn multiply<W: Weight>(cpu: &CpuDevice, out: ViewMut<'_>, x: View<'_>, linear: &Linear) -> Result<()> {
@@ -204,10 +210,10 @@ mod tests {
 
     fn run<T: Element>(device: &Device, layer: &Linear, x: &[T]) -> Vec<f32> {
         let rows = x.len() / layer.in_features();
-        let mut out = vec![f32::NAN; rows * layer.out_features()];
-        let view = ViewMut::from_slice([rows, layer.out_features()], &mut out).unwrap();
-        linear(device, view, View::from_slice([rows, layer.in_features()], x).unwrap(), layer).unwrap();
-        out
+        let x = upload(device, [rows, layer.in_features()], x);
+        let mut out = empty(device, [rows, layer.out_features()], DType::F32);
+        linear(device, out.view_mut().unwrap(), x.view(), layer).unwrap();
+        to_vec(device, &out)
     }
 
     /// Compares with sums in f64, then rows of batches with the same rows in larger ones.
@@ -215,7 +221,6 @@ mod tests {
         let mut random = Random::new(7);
         let weights = random.floats((n[0] + n[1]) * k, 1.0);
         let x: Vec<W::Input> = rounded(&random.floats(100 * k, 1.0));
-        let layer = two_parts::<W>(k, n, &weights);
         let round = |x: f32| f64::from(W::round(x).widen());
         let expected: Vec<f64> = x
             .chunks(k)
@@ -226,7 +231,8 @@ mod tests {
             })
             .collect();
         let mut first: Option<(String, Vec<f32>)> = None;
-        for device in devices() {
+        for device in every_device() {
+            let layer = two_parts::<W>(k, n, &weights).to_device(&device).unwrap();
             let all = run(&device, &layer, &x);
             assert_close(&all, &expected, 1e-5 * (k as f64).sqrt(), "linear");
             for batch in [1, 2, 7, 32] {
@@ -252,8 +258,8 @@ mod tests {
 
     #[test]
     fn no_rows_and_no_inputs() {
-        let layer = two_parts::<f32>(8, [3, 2], &[1.0; 40]);
-        for device in devices() {
+        for device in every_device() {
+            let layer = two_parts::<f32>(8, [3, 2], &[1.0; 40]).to_device(&device).unwrap();
             assert!(run::<f32>(&device, &layer, &[]).is_empty());
         }
     }

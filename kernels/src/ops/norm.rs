@@ -1,5 +1,7 @@
 //! `norm` and `add_norm`.
 
+mod cuda;
+
 use half::bf16;
 
 use super::check::{Check, rows_per_task};
@@ -44,10 +46,10 @@ pub fn norm(device: &Device, out: ViewMut<'_>, x: View<'_>, norm: Norm<'_>) -> R
     check.shape("out", &out, [rows, hidden])?;
     check.activations("out", &out)?;
     norm.check(check, "norm", hidden)?;
-    let cpu = device.as_cpu(check.0)?;
-    match out.dtype() {
-        DType::F32 => cpu_norm::<f32>(cpu, out, x, norm),
-        _ => cpu_norm::<bf16>(cpu, out, x, norm),
+    match (device, out.dtype()) {
+        (Device::Cuda(gpu), _) => cuda::norm(gpu, out, x, norm),
+        (Device::Cpu(cpu), DType::F32) => cpu_norm::<f32>(cpu, out, x, norm),
+        (Device::Cpu(cpu), _) => cpu_norm::<bf16>(cpu, out, x, norm),
     }
 }
 
@@ -77,10 +79,10 @@ pub fn add_norm(
     if let Some(post) = post {
         post.check(check, "post", hidden)?;
     }
-    let cpu = device.as_cpu(check.0)?;
-    match out.dtype() {
-        DType::F32 => cpu_add_norm::<f32>(cpu, out, residual, delta, post, norm),
-        _ => cpu_add_norm::<bf16>(cpu, out, residual, delta, post, norm),
+    match (device, out.dtype()) {
+        (Device::Cuda(gpu), _) => cuda::add_norm(gpu, out, residual, delta, post, norm),
+        (Device::Cpu(cpu), DType::F32) => cpu_add_norm::<f32>(cpu, out, residual, delta, post, norm),
+        (Device::Cpu(cpu), _) => cpu_add_norm::<bf16>(cpu, out, residual, delta, post, norm),
     }
 }
 

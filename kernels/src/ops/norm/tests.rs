@@ -51,7 +51,7 @@ fn check(hidden: usize, main: Parameters, post: Option<Parameters>) {
         .collect();
     let sum: Vec<f64> = wide(&residual).iter().zip(&added).map(|(a, b)| a + b).collect();
     let expected: Vec<f64> = sum.chunks(hidden).flat_map(|x| main.in_f64(x)).collect();
-    for device in devices() {
+    for device in every_device() {
         let weights = main.upload(&device);
         let post_weights = post.as_ref().map(|post| (post.kind, post.upload(&device)));
         let tensor = |x: &[f32], rows: usize| upload(&device, [rows, hidden], &x[..rows * hidden]);
@@ -102,7 +102,7 @@ fn weights_of_every_type() {
 fn weights_of<T: Rounded>() {
     let x = Random::new(3).floats(40, 1.0);
     let weight: Vec<T> = rounded(&Random::new(4).floats(40, 1.0));
-    for device in devices() {
+    for device in every_device() {
         let x = upload(&device, [1, 40], &x);
         let run = |weight: Tensor| {
             let mut out = empty(&device, [1, 40], DType::F32);

@@ -1,0 +1,194 @@
+//! The launches of `linear` and `gated_linear`.
+//!
+//! A thread block computes a tile of the output, or its share of one: K is cut into parts, whose number depends on the
+//! weight's shape alone, so that narrow weights keep the whole GPU busy too. With few rows each part has its thread
+//! block; with many, thread blocks take all parts of their tile in turn. Both add the same numbers in the same order.
+
+use super::{Linear, cuda_tiles::*};
+use crate::{
+    CudaDevice, DType, Device, KernelError, Result, View, ViewMut,
+    cuda::{Args, Grid},
+    ops::Glu,
+};
+
+/// Thread blocks that keep a large GPU busy.
+const BUSY: usize = 256;
+/// Fewest elements of K in a part: less costs more in adding up than it gains.
+const SHORTEST_PART: usize = 256;
+/// Most parts.
+const MOST_PARTS: usize = 8;
+
+pub(super) fn linear(gpu: &CudaDevice, mut out: ViewMut<'_>, x: View<'_>, linear: &Linear) -> Result<()> {
+    let cut = Cut::of(linear);
+    let plan = cut.plan(x.shape().dims()[0], cut.n, gpu.multiprocessors() as usize);
+    launch_linear(gpu, &mut out, x, linear, cut, plan)
+}
+
+fn launch_linear(
+    gpu: &CudaDevice,
+    out: &mut ViewMut<'_>,
+    x: View<'_>,
+    linear: &Linear,
+    cut: Cut,
+    plan: Plan,
+) -> Result<()> {
+    let mut args = arguments(gpu, out, x, linear, cut, plan)?;
+    if cut.family.takes_alignment {
+        // Vectors of 16 bytes of the weight, whose elements are never larger than those of x.
+        args.i32((cut.k * linear.dtype().size()).is_multiple_of(16).into());
+    }
+    gpu.launch(plan.tile.linear, plan.grid, &args)
+}
+
+/// Whether [`gated_linear`] can do it in one launch.
+pub(in crate::ops) fn has_gated(linear: &Linear) -> bool {
+    Cut::of(linear).family.large.gated.is_some()
+}
+
+/// `out = glu(linear(x))` for a weight whose kernels have a gate.
+pub(in crate::ops) fn gated_linear(
+    gpu: &CudaDevice,
+    mut out: ViewMut<'_>,
+    x: View<'_>,
+    linear: &Linear,
+    glu: Glu,
+) -> Result<()> {
+    let cut = Cut::of(linear);
+    let plan = cut.plan(x.shape().dims()[0], gated_features(cut.n), gpu.multiprocessors() as usize);
+    launch_gated(gpu, &mut out, x, linear, glu, cut, plan)
+}
+
+fn launch_gated(
+    gpu: &CudaDevice,
+    out: &mut ViewMut<'_>,
+    x: View<'_>,
+    linear: &Linear,
+    glu: Glu,
+    cut: Cut,
+    plan: Plan,
+) -> Result<()> {
+    let kernel = plan.tile.gated.ok_or_else(|| {
+        let reason = format!("no kernel for weights of type {}", linear.dtype());
+        KernelError::Argument { op: "gated_linear", reason }
+    })?;
+    let mut args = arguments(gpu, out, x, linear, Cut { n: cut.n / 2, ..cut }, plan)?;
+    glu.push(&mut args);
+    gpu.launch(kernel, plan.grid, &args)
+}
+
+/// Gate rows alternate with up rows in eights; the last eight may be short.
+fn gated_features(n: usize) -> usize {
+    (n / 2).next_multiple_of(8) * 2
+}
+
+/// The arguments that all kernels take.
+fn arguments(
+    gpu: &CudaDevice,
+    out: &mut ViewMut<'_>,
+    x: View<'_>,
+    linear: &Linear,
+    cut: Cut,
+    plan: Plan,
+) -> Result<Args> {
+    let [part] = linear.parts() else {
+        let reason = "on a GPU a weight is one tensor: see Linear::to_device".into();
+        return Err(KernelError::Argument { op: "linear", reason });
+    };
+    let partials = gpu.scratch(plan.partial_bytes)?;
+    let mut args = Args::new();
+    args.write(out)
+        .read(&x)
+        .read(&part.weight.view())
+        .read_opt(part.bias.as_ref().map(|bias| bias.view()).as_ref());
+    args.pointer(partials).pointer(gpu.arrivals()).u32(x.shape().dims()[0] as u32);
+    args.u32(cut.n as u32).u32(cut.k as u32).u32(cut.part as u32);
+    Ok(args)
+}
+
+impl Linear {
+    /// Memory between kernels that the ops on this weight take on `device` with up to `rows` rows, in bytes.
+    pub fn scratch_bytes(&self, device: &Device, rows: usize) -> usize {
+        match device {
+            Device::Cpu(_) => 0,
+            Device::Cuda(gpu) => {
+                let cut = Cut::of(self);
+                cut.most_partial_bytes(rows, gated_features(cut.n), gpu.multiprocessors() as usize)
+            }
+        }
+    }
+}
+
+/// How K of a weight `[N, K]` is cut: a constant of its shape and type.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    n: usize,
+    k: usize,
+    family: &'static Family,
+    /// Stages of K in a part.
+    part: usize,
+    parts: usize,
+}
+
+/// One launch.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    tile: &'static Tile,
+    grid: Grid,
+    partial_bytes: usize,
+}
+
+impl Cut {
+    fn of(linear: &Linear) -> Cut {
+        let (n, k) = (linear.out_features(), linear.in_features());
+        let family = match linear.dtype() {
+            DType::BF16 if k.is_multiple_of(8) => &MMA,
+            DType::BF16 => &SIMT_BF16,
+            DType::F16 => &SIMT_F16,
+            DType::F32 | DType::U32 => &SIMT_F32,
+        };
+        let stages = k.div_ceil(family.stage).max(1);
+        let most = (k / SHORTEST_PART).clamp(1, MOST_PARTS);
+        let part = stages.div_ceil(BUSY.div_ceil(n.div_ceil(64).max(1)).min(most));
+        Cut { n, k, family, part, parts: stages.div_ceil(part) }
+    }
+
+    /// The launch for `rows` rows of input and `features` features of output on a GPU of `processors` multiprocessors.
+    fn plan(self, rows: usize, features: usize, processors: usize) -> Plan {
+        let Family { small, large, all_parts, .. } = self.family;
+        match small.iter().find(|tile| tile.tokens >= rows) {
+            Some(tile) => self.plan_of(tile, rows, features),
+            // Too few tiles for all multiprocessors: a thread block per part.
+            None if self.parts == 1 || large.count(rows, features) < processors => {
+                self.plan_of(large, rows, features)
+            }
+            None => self.plan_of(all_parts, rows, features),
+        }
+    }
+
+    fn plan_of(self, tile: &'static Tile, rows: usize, features: usize) -> Plan {
+        let tiles = tile.count(rows, features);
+        let parts = if tile.all_parts { 1 } else { self.parts };
+        let grid = Grid {
+            blocks: [tiles as u32, parts as u32, 1],
+            threads: tile.threads,
+            shared_bytes: tile.shared_bytes,
+        };
+        Plan { tile, grid, partial_bytes: partial_bytes(tile, tiles, parts) }
+    }
+
+    /// The most that a plan for up to `rows` rows takes.
+    fn most_partial_bytes(self, rows: usize, features: usize, processors: usize) -> usize {
+        let Family { small, large, .. } = self.family;
+        let of_small = small.iter().map(|tile| partial_bytes(tile, tile.count(1, features), self.parts));
+        let of_large = partial_bytes(large, large.count(rows, features).min(processors), self.parts);
+        of_small.fold(of_large, usize::max)
+    }
+}
+
+/// Each part's sums, where a tile has several.
+fn partial_bytes(tile: &Tile, tiles: usize, parts: usize) -> usize {
+    if parts > 1 { tiles * parts * tile.features * tile.tokens * size_of::<f32>() } else { 0 }
+}
+
+#[cfg(test)]
+mod tests;
