@@ -26,6 +26,7 @@ BUDGETS = [
 ]
 # (pattern of a kernel's name, instruction that its machine code must contain)
 INSTRUCTIONS = [
+    (r"^linear_simt_", r"FFMA"),
     (r"^(linear|gated_linear|moe_\w*linear\w*|paged_attention)_.*bf16$", r"HMMA|HGMMA"),
 ]
 
