@@ -1,5 +1,5 @@
-// A vector of a float type that is known at run time only: weights of norms, biases, which are small beside the rows
-// they meet, so that a test per load costs less than a kernel per type.
+// A vector of a float type that is known at run time only: weights of norms, biases, which are small beside
+// the rows they meet, so that a test per load costs less than a kernel per type.
 #pragma once
 #include "vec.cuh"
 

@@ -1,8 +1,8 @@
 // One thread block's share of a matrix product on the tensor cores, for every GPU since sm_80:
 // sums[feature, token] = Σ_k weight[feature, k] · input[token, k], bf16 with f32 sums.
 //
-// The weight is always the A operand of mma.m16n8k16, the tokens are the B operand, and k ascends, so the bits of a
-// sum depend on its two rows alone: not on the shape of the tile, nor on the rows beside them.
+// The weight is always the A operand of mma.m16n8k16, the tokens are the B operand, and k ascends, so the
+// bits of a sum depend on its two rows alone: not on the shape of the tile, nor on the rows beside them.
 #pragma once
 #include "mma.cuh"
 
@@ -10,11 +10,12 @@
 constexpr int STAGE_K = 64;
 constexpr int CHUNK = 8;
 
-// Where chunk `chunk` of row `row` lies in a stage. The exclusive or spreads the same chunk of eight rows over all
-// banks.
+// Where chunk `chunk` of row `row` lies in a stage. The exclusive or spreads the same chunk of eight rows
+// over all banks.
 DEVICE int swizzled(int row, int chunk) { return row * STAGE_K + (chunk ^ row % 8) * CHUNK; }
 
-// FEATURES x TOKENS sums, shared out to WARPS_M x WARPS_N warps and fed through STAGES stages of shared memory.
+// FEATURES x TOKENS sums, shared out to WARPS_M x WARPS_N warps and fed through STAGES stages of shared
+// memory.
 template <int FEATURES_, int TOKENS_, int WARPS_M_, int WARPS_N, int STAGES_>
 struct MmaTile {
   static constexpr int FEATURES = FEATURES_, TOKENS = TOKENS_, WARPS_M = WARPS_M_, STAGES = STAGES_;
@@ -25,16 +26,20 @@ struct MmaTile {
   static constexpr int SHARED_BYTES = STAGES * STAGE_ELEMENTS * sizeof(bf16);
   static_assert(N == 1 || N % 2 == 0, "tokens are loaded in pairs of fragments");
 
-  // One thread's sums. [i * N + j][e]: feature 16 i + lane / 4 (+ 8 where e >= 2) and token 8 j + lane % 4 * 2
-  // (+ 1 where e is odd) of its warp.
+  // One thread's sums. [i * N + j][e]: feature 16 i + lane / 4 (+ 8 where e >= 2) and token 8 j + lane % 4 *
+  // 2 (+ 1 where e is odd) of its warp.
   using Sums = float[M * N][4];
 };
 
 // The first feature and the first token of the calling warp, counted from the tile's.
 template <class Tile>
-DEVICE int warp_feature() { return warp_id() % Tile::WARPS_M * (16 * Tile::M); }
+DEVICE int warp_feature() {
+  return warp_id() % Tile::WARPS_M * (16 * Tile::M);
+}
 template <class Tile>
-DEVICE int warp_token() { return warp_id() / Tile::WARPS_M * (8 * Tile::N); }
+DEVICE int warp_token() {
+  return warp_id() / Tile::WARPS_M * (8 * Tile::N);
+}
 
 template <int COUNT>
 DEVICE void clear(float (&sums)[COUNT][4]) {
@@ -52,8 +57,8 @@ DEVICE void add(float (&to)[COUNT][4], const float (&sums)[COUNT][4]) {
     for (int e = 0; e < 4; e++) to[i][e] += sums[i][e];
 }
 
-// One operand's copies from global memory: ROWS rows of `matrix` [., K], picked by the caller. Eight threads copy a
-// row's eight chunks; a thread copies every THREADS / 8th row.
+// One operand's copies from global memory: ROWS rows of `matrix` [., K], picked by the caller. Eight threads
+// copy a row's eight chunks; a thread copies every THREADS / 8th row.
 template <int ROWS, int THREADS>
 struct RowCopies {
   static constexpr int STRIDE = THREADS / 8;
@@ -62,7 +67,8 @@ struct RowCopies {
   int K;
   int rows[COUNT];  // -1: zeros in place of a row
 
-  // `pick(row)`: the row of the matrix that stands at `row`, or -1. K is a multiple of 8, `matrix` 16-byte aligned.
+  // `pick(row)`: the row of the matrix that stands at `row`, or -1. K is a multiple of 8, `matrix` 16-byte
+  // aligned.
   template <class Pick>
   __device__ __forceinline__ RowCopies(const bf16* matrix, int K, Pick pick) : matrix(matrix), K(K) {
 #pragma unroll
@@ -80,7 +86,8 @@ struct RowCopies {
       const int row = threadIdx.x / 8 + i * STRIDE;
       if (ROWS % STRIDE != 0 && row >= ROWS) break;
       const bool inside = rows[i] >= 0 && column < K;
-      cp_async_16(stage + swizzled(row, chunk), inside ? matrix + (size_t)rows[i] * K + column : matrix, inside);
+      cp_async_16(stage + swizzled(row, chunk), inside ? matrix + (size_t)rows[i] * K + column : matrix,
+                  inside);
     }
   }
 };
@@ -113,10 +120,11 @@ DEVICE void multiply_stage(typename Tile::Sums& sums, const bf16* weight, const 
   }
 }
 
-// The sums over stages first .. last of K, with STAGES - 1 stages on their way. After every `part` stages, except at
-// the end, `finish_part(sums)` takes the sums away; after the call `sums` are those since then.
+// The sums over stages first .. last of K, with STAGES - 1 stages on their way. After every `part` stages,
+// except at the end, `finish_part(sums)` takes the sums away; after the call `sums` are those since then.
 template <class Tile, class FinishPart>
-DEVICE void multiply(typename Tile::Sums& sums, bf16* shared, const RowCopies<Tile::FEATURES, Tile::THREADS>& weight,
+DEVICE void multiply(typename Tile::Sums& sums, bf16* shared,
+                     const RowCopies<Tile::FEATURES, Tile::THREADS>& weight,
                      const RowCopies<Tile::TOKENS, Tile::THREADS>& input, int first, int last, int part,
                      FinishPart finish_part) {
   const auto stage_at = [&](int stage) { return shared + stage % Tile::STAGES * Tile::STAGE_ELEMENTS; };

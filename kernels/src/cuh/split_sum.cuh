@@ -1,10 +1,10 @@
-// Sums of thread blocks that share a tile of the output, each with a part of K: added in the order of the parts by
-// the thread block that comes last, so that the bits do not depend on timing.
+// Sums of thread blocks that share a tile of the output, each with a part of K: added in the order of the
+// parts by the thread block that comes last, so that the bits do not depend on timing.
 #pragma once
 #include "vec.cuh"
 
-// Counts the thread blocks of tile `tile`; true in the last of `parts`, which sees what the others have written.
-// The counters are 0 between launches.
+// Counts the thread blocks of tile `tile`; true in the last of `parts`, which sees what the others have
+// written. The counters are 0 between launches.
 DEVICE bool arrives_last(uint32_t* arrivals, unsigned tile, unsigned parts) {
   SMEM(int, last, [1]);
   __threadfence();
@@ -18,11 +18,11 @@ DEVICE bool arrives_last(uint32_t* arrivals, unsigned tile, unsigned parts) {
   return last[0];
 }
 
-// In the last thread block of a tile to arrive, replaces `sums` by the total of all parts; false in the others.
-// `partials`: f32 [tiles, parts, COUNT, threads, 4], each thread's sums as they lie in its registers.
+// In the last thread block of a tile to arrive, replaces `sums` by the total of all parts; false in the
+// others. `partials`: f32 [tiles, parts, COUNT, threads, 4], each thread's sums as they lie in its registers.
 template <int COUNT>
-DEVICE bool add_parts(float (&sums)[COUNT][4], float* partials, uint32_t* arrivals, unsigned tile, unsigned part,
-                      unsigned parts) {
+DEVICE bool add_parts(float (&sums)[COUNT][4], float* partials, uint32_t* arrivals, unsigned tile,
+                      unsigned part, unsigned parts) {
   if (parts == 1) return true;
   const size_t stride = (size_t)COUNT * blockDim.x * 4;
   float* own = partials + (size_t)tile * parts * stride + threadIdx.x * 4;

@@ -1,5 +1,5 @@
-// accumulate: out = (out + sigmoid(gate) · x) · scale. out and x f32 [T, H]; gate f32 [T, 1], or null: a factor of 1.
-// blockIdx.x is the row.
+// accumulate: out = (out + sigmoid(gate) · x) · scale. out and x f32 [T, H]; gate f32 [T, 1], or null: a
+// factor of 1. blockIdx.x is the row.
 #include "../cuh/activation.cuh"
 #include "../cuh/vec.cuh"
 

@@ -19,11 +19,11 @@ DEVICE void activation(Out* out, const float* x, uint64_t n, int act) {
   for (size_t at = i; at < n; at++) activated<1>(out, x, at, act);
 }
 
-#define ACTIVATION(Out, type)                                                                 \
-  extern "C" __global__ void __launch_bounds__(256)                                           \
-      activation_##type(Out* out, const float* x, uint64_t n, int act) {                      \
-    activation(out, x, n, act);                                                               \
-  }                                                                                           \
+#define ACTIVATION(Out, type)                                            \
+  extern "C" __global__ void __launch_bounds__(256)                      \
+      activation_##type(Out* out, const float* x, uint64_t n, int act) { \
+    activation(out, x, n, act);                                          \
+  }                                                                      \
   KERNEL_EXPORT(activation_##type)
 
 ACTIVATION(float, f32)

@@ -1,5 +1,5 @@
-// gate_heads: x *= sigmoid(gate), head by head, in place. x f32 or bf16 [T, Hq·D], gate f32 [T, Hq]. blockIdx.x is the
-// row.
+// gate_heads: x *= sigmoid(gate), head by head, in place. x f32 or bf16 [T, Hq·D], gate f32 [T, Hq].
+// blockIdx.x is the row.
 #include "../cuh/activation.cuh"
 #include "../cuh/vec.cuh"
 
@@ -16,12 +16,12 @@ DEVICE void gate_heads(X* x, const float* gate, int heads, int head_dim) {
   store_f32<V>(own, gated);
 }
 
-#define GATE_HEADS(X, type)                                                                            \
-  extern "C" __global__ void __launch_bounds__(256)                                                    \
-      gate_heads_##type(X* x, const float* gate, int heads, int head_dim) {                            \
-    if (heads * head_dim % 4 == 0) gate_heads<4>(x, gate, heads, head_dim);                            \
-    else gate_heads<1>(x, gate, heads, head_dim);                                                              \
-  }                                                                                                    \
+#define GATE_HEADS(X, type)                                                 \
+  extern "C" __global__ void __launch_bounds__(256)                         \
+      gate_heads_##type(X* x, const float* gate, int heads, int head_dim) { \
+    if (heads * head_dim % 4 == 0) gate_heads<4>(x, gate, heads, head_dim); \
+    else gate_heads<1>(x, gate, heads, head_dim);                           \
+  }                                                                         \
   KERNEL_EXPORT(gate_heads_##type)
 
 GATE_HEADS(float, f32)

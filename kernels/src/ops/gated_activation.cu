@@ -17,14 +17,13 @@ DEVICE void gated(Out* out, const float* gate_up, int width, const Glu& glu) {
   store_f32<V>(out + (size_t)blockIdx.x * width + i, gate);
 }
 
-#define GATED_ACTIVATION(Out, type)                                                                                   \
-  extern "C" __global__ void __launch_bounds__(256)                                                                   \
-      gated_activation_##type(Out* out, const float* gate_up, int width, int kind, int act, float alpha,              \
-                              float limit) {                                                                          \
-    const Glu glu = {kind, act, alpha, limit};                                                                        \
-    if (width % 4 == 0) gated<4>(out, gate_up, width, glu);                                                           \
-    else gated<1>(out, gate_up, width, glu);                                                                          \
-  }                                                                                                                   \
+#define GATED_ACTIVATION(Out, type)                                                             \
+  extern "C" __global__ void __launch_bounds__(256) gated_activation_##type(                    \
+      Out* out, const float* gate_up, int width, int kind, int act, float alpha, float limit) { \
+    const Glu glu = {kind, act, alpha, limit};                                                  \
+    if (width % 4 == 0) gated<4>(out, gate_up, width, glu);                                     \
+    else gated<1>(out, gate_up, width, glu);                                                    \
+  }                                                                                             \
   KERNEL_EXPORT(gated_activation_##type)
 
 GATED_ACTIVATION(float, f32)

@@ -5,9 +5,9 @@
 //   gated_linear:  out[t, i] = glu(y[t, i], y[t, I + i]), with N = 2I
 //                  out bf16 [T, I]
 //
-// K is a multiple of 8. It is cut into parts of `part` stages of 64, a constant of the weight's shape. An output is
-// the sum of its parts in ascending order, whether thread blocks compute one part each (gridDim.y parts) or one
-// computes all.
+// K is a multiple of 8. It is cut into parts of `part` stages of 64, a constant of the weight's shape. An
+// output is the sum of its parts in ascending order, whether thread blocks compute one part each (gridDim.y
+// parts) or one computes all.
 #include "../cuh/activation.cuh"
 #include "../cuh/mma_tile.cuh"
 #include "../cuh/split_sum.cuh"
@@ -20,7 +20,8 @@ struct Place {
 // Tiles are counted eight token tiles abreast, so that thread blocks that run together read the same rows.
 DEVICE Place place_of(int tile, int tile_features, int tile_tokens, int features, int tokens) {
   constexpr int ABREAST = 8;
-  const int down = (features + tile_features - 1) / tile_features, across = (tokens + tile_tokens - 1) / tile_tokens;
+  const int down = (features + tile_features - 1) / tile_features,
+            across = (tokens + tile_tokens - 1) / tile_tokens;
   const int group = tile / (ABREAST * down), within = tile % (ABREAST * down);
   const int abreast = min(ABREAST, across - group * ABREAST);
   return {within / abreast * tile_features, (group * ABREAST + within % abreast) * tile_tokens};
@@ -36,7 +37,8 @@ struct Plain {
   __device__ __forceinline__ int features() const { return N; }
   __device__ __forceinline__ int weight_row(int feature) const { return feature < N ? feature : -1; }
 
-  // Stores sums e = 0, 2 (or 1, 3) of a fragment: those of features `feature` and `feature + 8` for one token.
+  // Stores sums e = 0, 2 (or 1, 3) of a fragment: those of features `feature` and `feature + 8` for one
+  // token.
   __device__ __forceinline__ void store(int token, int feature, float low, float high) const {
     float* row = out + (size_t)token * N;
     if (feature < N) row[feature] = low + added(feature);
@@ -45,8 +47,8 @@ struct Plain {
   __device__ __forceinline__ float added(int feature) const { return bias != nullptr ? bias[feature] : 0.0f; }
 };
 
-// What `gated_linear` makes of them. Features alternate: eight gate rows, then the eight up rows that go with them,
-// so that one thread has both sums of an output.
+// What `gated_linear` makes of them. Features alternate: eight gate rows, then the eight up rows that go with
+// them, so that one thread has both sums of an output.
 struct Gated {
   bf16* out;          // [T, I]
   const float* bias;  // [2I] or null
@@ -82,11 +84,13 @@ DEVICE void linear_tile(const Outputs& outputs, const bf16* x, const bf16* weigh
   if constexpr (ALL_PARTS) {
     typename Tile::Sums total;
     clear(total);
-    multiply<Tile>(sums, shared, weight_rows, input_rows, 0, stages, part, [&](auto& sums) { add(total, sums); });
+    multiply<Tile>(sums, shared, weight_rows, input_rows, 0, stages, part,
+                   [&](auto& sums) { add(total, sums); });
     add(sums, total);
   } else {
     const int first = blockIdx.y * part;
-    multiply<Tile>(sums, shared, weight_rows, input_rows, first, min(first + part, stages), part, [](auto&) {});
+    multiply<Tile>(sums, shared, weight_rows, input_rows, first, min(first + part, stages), part,
+                   [](auto&) {});
     if (!add_parts(sums, partials, arrivals, blockIdx.x, blockIdx.y, gridDim.y)) return;
   }
 
@@ -99,26 +103,26 @@ DEVICE void linear_tile(const Outputs& outputs, const bf16* x, const bf16* weigh
 #pragma unroll
       for (int odd = 0; odd < 2; odd++)
         if (token + 8 * j + odd < T) {
-          const float(&own)[4] = sums[i * Tile::N + j];
+          const float (&own)[4] = sums[i * Tile::N + j];
           outputs.store(token + 8 * j + odd, feature + 16 * i, own[odd], own[2 + odd]);
         }
 }
 
-#define LINEAR(variant, ALL_PARTS, BLOCKS, ...)                                                                       \
-  extern "C" __global__ void __launch_bounds__(MmaTile<__VA_ARGS__>::THREADS, BLOCKS)                                 \
-      linear_##variant##_bf16(float* out, const bf16* x, const bf16* weight, const float* bias, float* partials,      \
-                              uint32_t* arrivals, int T, int N, int K, int part) {                                    \
-    const Plain outputs = {out, bias, N};                                                                             \
-    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, weight, partials, arrivals, T, K, part);                 \
-  }                                                                                                                   \
-  KERNEL_EXPORT(linear_##variant##_bf16)                                                                              \
-  extern "C" __global__ void __launch_bounds__(MmaTile<__VA_ARGS__>::THREADS, BLOCKS)                                 \
-      gated_linear_##variant##_bf16(bf16* out, const bf16* x, const bf16* weight, const float* bias, float* partials, \
-                                    uint32_t* arrivals, int T, int I, int K, int part, int kind, int act,             \
-                                    float alpha, float limit) {                                                       \
-    const Gated outputs = {out, bias, I, {kind, act, alpha, limit}};                                                  \
-    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, weight, partials, arrivals, T, K, part);                 \
-  }                                                                                                                   \
+#define LINEAR(variant, ALL_PARTS, BLOCKS, ...)                                                         \
+  extern "C" __global__ void __launch_bounds__(MmaTile<__VA_ARGS__>::THREADS, BLOCKS)                   \
+      linear_##variant##_bf16(float* out, const bf16* x, const bf16* weight, const float* bias,         \
+                              float* partials, uint32_t* arrivals, int T, int N, int K, int part) {     \
+    const Plain outputs = {out, bias, N};                                                               \
+    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, weight, partials, arrivals, T, K, part);   \
+  }                                                                                                     \
+  KERNEL_EXPORT(linear_##variant##_bf16)                                                                \
+  extern "C" __global__ void __launch_bounds__(MmaTile<__VA_ARGS__>::THREADS, BLOCKS)                   \
+      gated_linear_##variant##_bf16(bf16* out, const bf16* x, const bf16* weight, const float* bias,    \
+                                    float* partials, uint32_t* arrivals, int T, int I, int K, int part, \
+                                    int kind, int act, float alpha, float limit) {                      \
+    const Gated outputs = {out, bias, I, {kind, act, alpha, limit}};                                    \
+    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, weight, partials, arrivals, T, K, part);   \
+  }                                                                                                     \
   KERNEL_EXPORT(gated_linear_##variant##_bf16)
 
 // Features, tokens, warps along each, stages.

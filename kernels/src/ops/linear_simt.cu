@@ -3,26 +3,26 @@
 //
 //   out f32 [T, N], x [T, K], weight [N, K], bias f32 [N] or null
 //
-// A sum is a chain of fused multiply-adds with k ascending within each part of `part` stages of 32; the parts are
-// added in ascending order, whether gridDim.y thread blocks compute one each or, where gridDim.y is 1, one computes
-// all. So its bits depend on its two rows alone.
+// A sum is a chain of fused multiply-adds with k ascending within each part of `part` stages of 32; the parts
+// are added in ascending order, whether gridDim.y thread blocks compute one each or, where gridDim.y is 1,
+// one computes all. So its bits depend on its two rows alone.
 #include "../cuh/async.cuh"
 #include "../cuh/split_sum.cuh"
 
-constexpr int SIMT_K = 32;     // elements of K in a stage
+constexpr int SIMT_K = 32;  // elements of K in a stage
 constexpr int SIMT_STAGES = 3;
 constexpr int SIMT_TOKENS = 4;  // tokens of a thread
 
-// Where element k of a row lies in a stage of T. Chunks of 16 bytes are exchanged so that the same chunk of the rows
-// that eight lanes read lies in different banks.
+// Where element k of a row lies in a stage of T. Chunks of 16 bytes are exchanged so that the same chunk of
+// the rows that eight lanes read lies in different banks.
 template <class T>
 DEVICE int simt_place(int row, int k) {
   constexpr int CHUNK = PER_16_BYTES<T>, CHUNKS = SIMT_K / CHUNK;
   return row * SIMT_K + (k / CHUNK ^ row * CHUNKS / 8 % CHUNKS) * CHUNK + k % CHUNK;
 }
 
-// Starts to copy columns k .. k + 32 of rows first .. first + ROWS of `matrix` [rows, K] into `stage`; zeros stand for
-// what is outside. `aligned`: all rows are 16-byte aligned.
+// Starts to copy columns k .. k + 32 of rows first .. first + ROWS of `matrix` [rows, K] into `stage`; zeros
+// stand for what is outside. `aligned`: all rows are 16-byte aligned.
 template <int ROWS, class T>
 DEVICE void simt_copy(T* stage, const T* matrix, int first, int rows, int k, int K, bool aligned) {
   constexpr int CHUNK = PER_16_BYTES<T>, CHUNKS = SIMT_K / CHUNK;
@@ -39,8 +39,8 @@ DEVICE void simt_copy(T* stage, const T* matrix, int first, int rows, int k, int
   }
 }
 
-// A tile of FEATURES x TOKENS sums; each thread has FEATURES_EACH x 4 of them, so that neighbours differ in their
-// features and share their tokens.
+// A tile of FEATURES x TOKENS sums; each thread has FEATURES_EACH x 4 of them, so that neighbours differ in
+// their features and share their tokens.
 template <class X, class W, int FEATURES, int TOKENS, int FEATURES_EACH>
 DEVICE void linear_simt(float* out, const X* x, const W* weight, const float* bias, float* partials,
                         uint32_t* arrivals, int T, int N, int K, int part, int aligned) {
@@ -51,7 +51,8 @@ DEVICE void linear_simt(float* out, const X* x, const W* weight, const float* bi
   const int first_feature = blockIdx.x % tiles * FEATURES, first_token = blockIdx.x / tiles * TOKENS;
   const int own_feature = threadIdx.x % ACROSS, own_token = threadIdx.x / ACROSS;
   const int stages = (K + SIMT_K - 1) / SIMT_K;
-  const int first = gridDim.y == 1 ? 0 : blockIdx.y * part, last = gridDim.y == 1 ? stages : min(first + part, stages);
+  const int first = gridDim.y == 1 ? 0 : blockIdx.y * part,
+            last = gridDim.y == 1 ? stages : min(first + part, stages);
 
   const auto start = [&](int stage) {
     if (stage < last) {
@@ -77,7 +78,8 @@ DEVICE void linear_simt(float* out, const X* x, const W* weight, const float* bi
       for (int f = 0; f < FEATURES_EACH; f++)
         load_f32<4>(w[f], weights[slot] + simt_place<W>(own_feature + f * ACROSS, k));
 #pragma unroll
-      for (int t = 0; t < SIMT_TOKENS; t++) load_f32<4>(a[t], inputs[slot] + simt_place<X>(own_token + t * DOWN, k));
+      for (int t = 0; t < SIMT_TOKENS; t++)
+        load_f32<4>(a[t], inputs[slot] + simt_place<X>(own_token + t * DOWN, k));
 #pragma unroll
       for (int e = 0; e < 4; e++)
 #pragma unroll
@@ -106,12 +108,13 @@ DEVICE void linear_simt(float* out, const X* x, const W* weight, const float* bi
   }
 }
 
-#define LINEAR_SIMT(name, X, W, TOKENS, FEATURES_EACH)                                                             \
-  extern "C" __global__ void __launch_bounds__(64 / FEATURES_EACH * TOKENS / SIMT_TOKENS)                          \
-      name(float* out, const X* x, const W* weight, const float* bias, float* partials, uint32_t* arrivals, int T, \
-           int N, int K, int part, int aligned) {                                                                  \
-    linear_simt<X, W, 64, TOKENS, FEATURES_EACH>(out, x, weight, bias, partials, arrivals, T, N, K, part, aligned); \
-  }                                                                                                                \
+#define LINEAR_SIMT(name, X, W, TOKENS, FEATURES_EACH)                                                      \
+  extern "C" __global__ void __launch_bounds__(64 / FEATURES_EACH * TOKENS / SIMT_TOKENS)                   \
+      name(float* out, const X* x, const W* weight, const float* bias, float* partials, uint32_t* arrivals, \
+           int T, int N, int K, int part, int aligned) {                                                    \
+    linear_simt<X, W, 64, TOKENS, FEATURES_EACH>(out, x, weight, bias, partials, arrivals, T, N, K, part,   \
+                                                 aligned);                                                  \
+  }                                                                                                         \
   KERNEL_EXPORT(name)
 
 LINEAR_SIMT(linear_simt_t8_f32, float, float, 8, 1)

@@ -3,8 +3,8 @@
 //   norm:      out = norm(x)
 //   add_norm:  residual += post(delta), then out = norm(residual); post may be absent
 //
-// out f32 or bf16 [T, H], x, residual and delta f32 [T, H], weights and biases any float [H]. The row stays in shared
-// memory: H floats of it. Each thread reads only what it wrote there, so that no barrier is needed.
+// out f32 or bf16 [T, H], x, residual and delta f32 [T, H], weights and biases any float [H]. The row stays
+// in shared memory: H floats of it. Each thread reads only what it wrote there, so that no barrier is needed.
 #include "../cuh/any_floats.cuh"
 #include "../cuh/reduce.cuh"
 
@@ -77,7 +77,8 @@ DEVICE void norm_row(Out* out, const float* x, int hidden, const Norm& norm) {
 }
 
 template <int V, class Out>
-DEVICE void add_norm_row(Out* out, float* residual, const float* delta, int hidden, const Norm& post, const Norm& norm) {
+DEVICE void add_norm_row(Out* out, float* residual, const float* delta, int hidden, const Norm& post,
+                         const Norm& norm) {
   DYN_SMEM(float, row);
   SMEM(float, partials, [WARP_SIZE]);
   const bool sandwich = post.weight.data != nullptr;
@@ -100,27 +101,26 @@ DEVICE void add_norm_row(Out* out, float* residual, const float* delta, int hidd
 }
 
 // Rows whose length is a multiple of 4 are handled in vectors of 4; which, depends on H alone.
-#define NORM(Out, type)                                                                                              \
-  extern "C" __global__ void __launch_bounds__(1024)                                                                 \
-      norm_##type(Out* out, const float* x, int hidden, const void* weight, int weight_type, const void* bias,       \
-                  int bias_type, int layer, float eps) {                                                             \
-    const size_t start = (size_t)blockIdx.x * hidden;                                                                \
-    const Norm norm = {{weight, weight_type}, {bias, bias_type}, layer, eps};                                        \
-    if (hidden % 4 == 0) norm_row<4>(out + start, x + start, hidden, norm);                                          \
-    else norm_row<1>(out + start, x + start, hidden, norm);                                                          \
-  }                                                                                                                  \
-  KERNEL_EXPORT(norm_##type)                                                                                         \
-  extern "C" __global__ void __launch_bounds__(1024)                                                                 \
-      add_norm_##type(Out* out, float* residual, const float* delta, int hidden, const void* post_weight,            \
-                      int post_weight_type, const void* post_bias, int post_bias_type, int post_layer,               \
-                      float post_eps, const void* weight, int weight_type, const void* bias, int bias_type,          \
-                      int layer, float eps) {                                                                        \
-    const size_t start = (size_t)blockIdx.x * hidden;                                                                \
-    const Norm post = {{post_weight, post_weight_type}, {post_bias, post_bias_type}, post_layer, post_eps};          \
-    const Norm norm = {{weight, weight_type}, {bias, bias_type}, layer, eps};                                        \
-    if (hidden % 4 == 0) add_norm_row<4>(out + start, residual + start, delta + start, hidden, post, norm);          \
-    else add_norm_row<1>(out + start, residual + start, delta + start, hidden, post, norm);                          \
-  }                                                                                                                  \
+#define NORM(Out, type)                                                                                     \
+  extern "C" __global__ void __launch_bounds__(1024)                                                        \
+      norm_##type(Out* out, const float* x, int hidden, const void* weight, int weight_type,                \
+                  const void* bias, int bias_type, int layer, float eps) {                                  \
+    const size_t start = (size_t)blockIdx.x * hidden;                                                       \
+    const Norm norm = {{weight, weight_type}, {bias, bias_type}, layer, eps};                               \
+    if (hidden % 4 == 0) norm_row<4>(out + start, x + start, hidden, norm);                                 \
+    else norm_row<1>(out + start, x + start, hidden, norm);                                                 \
+  }                                                                                                         \
+  KERNEL_EXPORT(norm_##type)                                                                                \
+  extern "C" __global__ void __launch_bounds__(1024) add_norm_##type(                                       \
+      Out* out, float* residual, const float* delta, int hidden, const void* post_weight,                   \
+      int post_weight_type, const void* post_bias, int post_bias_type, int post_layer, float post_eps,      \
+      const void* weight, int weight_type, const void* bias, int bias_type, int layer, float eps) {         \
+    const size_t start = (size_t)blockIdx.x * hidden;                                                       \
+    const Norm post = {{post_weight, post_weight_type}, {post_bias, post_bias_type}, post_layer, post_eps}; \
+    const Norm norm = {{weight, weight_type}, {bias, bias_type}, layer, eps};                               \
+    if (hidden % 4 == 0) add_norm_row<4>(out + start, residual + start, delta + start, hidden, post, norm); \
+    else add_norm_row<1>(out + start, residual + start, delta + start, hidden, post, norm);                 \
+  }                                                                                                         \
   KERNEL_EXPORT(add_norm_##type)
 
 NORM(float, f32)
