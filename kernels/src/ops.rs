@@ -77,7 +77,9 @@ pub use linear::{Linear, LinearPart, linear};
 pub use logprobs::{LogprobRow, TokenLogprobs, logprobs};
 pub use moe::{MoeWorkspace, WeighExperts, moe};
 pub use norm::{Norm, NormKind, add_norm, norm};
-pub use paged_attention::{AttentionMask, AttentionParams, KvCache, PagedSequences, paged_attention};
+pub use paged_attention::{
+    AttentionMask, AttentionParams, KvCache, PagedSequences, attention_scratch_bytes, paged_attention,
+};
 pub use qkv_rope_cache::{HeadTransform, KvCacheMut, NormOrder, NormSpan, QkNorm, Qkv, qkv_rope_cache};
 pub use rope::{RopeLayout, RopeTable};
 pub use route::{

@@ -1,8 +1,10 @@
 //! `logprobs`: how probable tokens were.
 
+mod cuda;
+
 use super::check::Check;
 use crate::{
-    Device, Result, View,
+    CpuDevice, DType, Device, Result, View,
     cpu::{Float, Kernel, LANES, Parts, Simd, exp},
 };
 
@@ -49,8 +51,21 @@ pub fn logprobs(
         check.that(row.row < count, || format!("row {} of {count} rows of logits", row.row))?;
         check.that((row.target as usize) < vocab, || format!("token {} of {vocab}", row.target))?;
     }
-    let logits = logits.as_slice::<f32>()?;
-    let cpu = device.as_cpu("logprobs")?;
+    check.dtype("logits", &logits, DType::F32)?;
+    match device {
+        Device::Cpu(cpu) => cpu_logprobs(cpu, out, logits.as_slice()?, vocab, rows),
+        Device::Cuda(gpu) => cuda::logprobs(gpu, out, logits, rows)?,
+    }
+    Ok(())
+}
+
+fn cpu_logprobs(
+    cpu: &CpuDevice,
+    out: &mut [TokenLogprobs],
+    logits: &[f32],
+    vocab: usize,
+    rows: &[LogprobRow],
+) {
     let results = Parts::new(out);
     cpu.pool.run(rows.len(), |i| {
         let LogprobRow { row, target, top } = rows[i];
@@ -59,7 +74,6 @@ pub fn logprobs(
         let logits = &logits[row * vocab..(row + 1) * vocab];
         cpu.isa.run(Report { logits, target: target as usize, top: top.min(vocab), out });
     });
-    Ok(())
 }
 
 struct Report<'a> {
@@ -137,7 +151,8 @@ mod tests {
 
     fn run(device: &Device, vocab: usize, logits: &[f32], rows: &[LogprobRow]) -> Result<Vec<TokenLogprobs>> {
         let mut out = vec![TokenLogprobs::default(); rows.len()];
-        logprobs(device, &mut out, View::from_slice([logits.len() / vocab, vocab], logits).unwrap(), rows)?;
+        let logits = upload(device, [logits.len() / vocab, vocab], logits);
+        logprobs(device, &mut out, logits.view(), rows)?;
         Ok(out)
     }
 
@@ -149,7 +164,7 @@ mod tests {
         let rows: Vec<LogprobRow> = (0..100)
             .map(|row| LogprobRow { row, target: random.below(vocab) as u32, top: [0, 1, 20, 2000][row % 4] })
             .collect();
-        for device in devices() {
+        for device in every_device() {
             let all = run(&device, vocab, &logits, &rows).unwrap();
             for (row, found) in rows.iter().zip(&all) {
                 let logits = &logits[row.row * vocab..][..vocab];
@@ -172,7 +187,7 @@ mod tests {
 
     #[test]
     fn rows_that_are_not_finite_say_so() {
-        for device in isa_devices() {
+        for device in isa_devices().into_iter().chain(cuda()) {
             for bad in [f32::NAN, f32::INFINITY] {
                 for place in [0, 18, 19] {
                     let mut logits = vec![0.0; 3 * 20];

@@ -1,8 +1,11 @@
 //! `paged_attention`: queries against the keys and values of their sequences, KV block by KV block.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
+
+pub use cuda::attention_scratch_bytes;
 
 use super::{check::Check, qkv_rope_cache::HeadShape};
 use crate::{DType, Device, Result, View, ViewMut};
@@ -138,7 +141,10 @@ pub fn paged_attention(
     if let Some(slopes) = params.alibi_slopes {
         check.is("alibi_slopes", &slopes, [heads], DType::F32)?;
     }
-    cpu::paged_attention(device.as_cpu(check.0)?, check, out, q, cache, sequences, params)
+    match device {
+        Device::Cpu(cpu) => cpu::paged_attention(cpu, check, out, q, cache, sequences, params),
+        Device::Cuda(gpu) => cuda::paged_attention(gpu, check, out, q, cache, sequences, params),
+    }
 }
 
 impl PagedSequences<'_> {

@@ -1,6 +1,7 @@
 //! `qkv_rope_cache`: between the q, k, v projections and attention.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -109,7 +110,10 @@ pub fn qkv_rope_cache(
     transform.check(check, shape)?;
     check.is("positions", &positions, [rows], DType::U32)?;
     check.is("slots", &slots, [rows], DType::U32)?;
-    cpu::qkv_rope_cache(device.as_cpu(check.0)?, check, q, cache, qkv, transform, positions, slots)
+    match device {
+        Device::Cpu(cpu) => cpu::qkv_rope_cache(cpu, check, q, cache, qkv, transform, positions, slots),
+        Device::Cuda(gpu) => cuda::qkv_rope_cache(gpu, check, q, cache, qkv, transform, positions, slots),
+    }
 }
 
 /// Sizes of the heads and of KV blocks.
@@ -133,6 +137,15 @@ impl HeadShape {
         check.that(head_dim.is_multiple_of(2) && (2..=MAX_HEAD_DIM).contains(&head_dim), || {
             format!("heads have {head_dim} elements, expected an even number from 2 to {MAX_HEAD_DIM}")
         })
+    }
+
+    /// The logarithm of the size of KV blocks, which kernels want to be a power of two.
+    pub(super) fn block_shift(self, check: Check) -> Result<u32> {
+        let size = self.block_size;
+        check.that(size.is_power_of_two(), || {
+            format!("KV blocks have {size} slots, on a CUDA device a power of two is needed")
+        })?;
+        Ok(size.trailing_zeros())
     }
 }
 

@@ -1,6 +1,7 @@
 //! `route`: which experts a token visits, and with what weights.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 
@@ -151,7 +152,10 @@ pub fn route(
         check.float(name, &view)?;
     }
     router.check(check, experts, chosen, tables)?;
-    cpu::route(device.as_cpu(check.0)?, ids, weights, logits, router, tables)
+    match device {
+        Device::Cpu(cpu) => cpu::route(cpu, ids, weights, logits, router, tables),
+        Device::Cuda(gpu) => cuda::route(gpu, ids, weights, logits, router, tables),
+    }
 }
 
 impl Router {

@@ -2,10 +2,11 @@
 
 use super::check::Check;
 use crate::{
-    Device, KernelError, Result, View,
+    CpuDevice, DType, Device, KernelError, Result, View,
     cpu::{Float, Kernel, LANES, Parts, Simd, exp},
 };
 
+mod cuda;
 mod cut;
 mod race;
 
@@ -63,8 +64,11 @@ pub struct SampleRow<'a> {
 /// What [`sample`] needs to work on a row, once per thread of the device.
 #[derive(Debug)]
 pub struct SampleWorkspace {
+    /// One per thread on the CPU.
     scratch: Vec<Scratch>,
     vocab: usize,
+    /// What a CUDA device is sent.
+    packed: cuda::Packed,
 }
 
 /// One thread's work space.
@@ -112,9 +116,12 @@ impl SampleWorkspace {
     /// When memory is short.
     pub fn new(device: &Device, vocab: usize) -> Result<SampleWorkspace> {
         let refused = |()| KernelError::OutOfMemory { bytes: 24 * vocab, device: device.name().into() };
-        let threads = device.as_cpu("sample")?.threads();
+        let threads = match device {
+            Device::Cpu(cpu) => cpu.threads(),
+            Device::Cuda(_) => 0,
+        };
         let all = (0..threads).map(|_| Scratch::new(vocab)).collect::<Result<_, ()>>();
-        Ok(SampleWorkspace { scratch: all.map_err(refused)?, vocab })
+        Ok(SampleWorkspace { scratch: all.map_err(refused)?, vocab, packed: cuda::Packed::default() })
     }
 
     /// Its size in bytes.
@@ -159,8 +166,22 @@ pub fn sample(
             format!("row {row}: token {} of {vocab}", outside.unwrap_or_default())
         })?;
     }
-    let logits = logits.as_slice::<f32>()?;
-    let cpu = device.as_cpu("sample")?;
+    check.dtype("logits", &logits, DType::F32)?;
+    match device {
+        Device::Cpu(cpu) => cpu_sample(cpu, out, logits.as_slice()?, rows, workspace),
+        Device::Cuda(gpu) => cuda::sample(gpu, out, logits, rows, &mut workspace.packed)?,
+    }
+    Ok(())
+}
+
+fn cpu_sample(
+    cpu: &CpuDevice,
+    out: &mut [u32],
+    logits: &[f32],
+    rows: &[SampleRow<'_>],
+    workspace: &mut SampleWorkspace,
+) {
+    let vocab = workspace.vocab;
     let threads = workspace.scratch.len().min(rows.len());
     let (results, scratch) = (Parts::new(out), Parts::new(&mut workspace.scratch));
     cpu.pool.run(threads, |thread| {
@@ -174,7 +195,6 @@ pub fn sample(
             cpu.isa.run(Draw { logits, params, scratch, out });
         }
     });
-    Ok(())
 }
 
 /// Stands for the token of a row that leaves none to draw: a logit is NaN or infinite, or all are suppressed.
@@ -205,11 +225,19 @@ impl Kernel for Draw<'_> {
 }
 
 impl SampleParams {
+    /// Tokens seen so far matter.
+    fn penalizes(&self) -> bool {
+        self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
+
+    /// The smallest logit that min-p leaves, relative to the largest and divided by the temperature.
+    fn least(&self) -> f32 {
+        if self.min_p > 0.0 { self.min_p.ln() } else { f32::MIN }
+    }
+
     /// Applies penalties, bias and suppression.
     fn adjust(&self, logits: &mut [f32]) {
-        let neutral =
-            self.repetition_penalty == 1.0 && self.presence_penalty == 0.0 && self.frequency_penalty == 0.0;
-        if !neutral {
+        if self.penalizes() {
             for seen in &self.seen {
                 let logit = &mut logits[seen.id as usize];
                 let factor = self.repetition_penalty;
@@ -245,7 +273,7 @@ impl SampleParams {
     fn cut(&self, scratch: &mut Scratch, sum: f64) -> Cut {
         let Scratch { logits, weights, maxima, candidates, histogram } = scratch;
         let top_k = if self.top_k == 0 { logits.len() } else { logits.len().min(self.top_k as usize) };
-        let at_least = if self.min_p > 0.0 { self.min_p.ln() } else { f32::MIN };
+        let at_least = self.least();
         let threshold = if top_k < logits.len() {
             histogram.threshold_of_count(top_k, maxima)
         } else if self.top_p < 1.0 {

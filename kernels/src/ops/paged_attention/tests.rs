@@ -200,7 +200,7 @@ impl<T: CacheElement + Rounded> Case<T> {
         let expected = self.expected();
         let width = self.heads[0] * self.head_dim;
         let mut first: Option<(String, Vec<f32>)> = None;
-        for device in devices() {
+        for device in every_device() {
             let found = self.run(&device, &all);
             assert_close(&found, &expected, tolerance, "paged_attention");
             match &first {
@@ -314,4 +314,27 @@ fn contradictions_are_named() {
         let found = message_of(params, &[0, 2], &[20], &[3, 0]);
         assert_eq!(found, format!("paged_attention: {expected}"));
     }
+}
+
+/// Contexts of several splits, which a CUDA device shares out to thread blocks or not, as there are many or few.
+#[test]
+fn long_contexts_do_not_depend_on_the_batch() {
+    let lengths = [(1, 700), (20, 530), (3, 256), (1, 257)];
+    Case::<f32>::new([2, 1], 16, 16, &lengths).check(2e-6);
+    Case::<f32>::new([3, 1], 18, 32, &lengths).with_sinks().check(2e-6);
+    Case::<bf16>::new([4, 1], 32, 16, &lengths).check(0.01);
+    let mask = AttentionMask::Sliding { window: 300 };
+    Case::<bf16>::new([2, 2], 24, 32, &lengths).masked(mask).with_sinks().check(0.01);
+    let mask = AttentionMask::Chunked { chunk: 280 };
+    Case::<bf16>::new([20, 1], 16, 16, &lengths).masked(mask).with_slopes().check(0.01);
+}
+
+#[test]
+fn every_head_size() {
+    let lengths = [(1, 300), (9, 70)];
+    for head_dim in [8, 40, 64, 80, 96, 112, 128, 160, 192, 200, 256, 512] {
+        Case::<bf16>::new([2, 1], head_dim, 16, &lengths).check(0.015);
+    }
+    Case::<bf16>::new([2, 1], 36, 16, &lengths).check(0.01);
+    Case::<f32>::new([2, 1], 512, 16, &lengths).check(1e-5);
 }

@@ -193,7 +193,7 @@ impl Case {
             .chunks((heads + 2 * kv_heads) * self.head_dim)
             .flat_map(|row| row[(heads + kv_heads) * self.head_dim..].to_vec())
             .collect();
-        for device in devices() {
+        for device in every_device() {
             let [q, k, v] = self.run::<f32>(&device, self.rows);
             assert_close(&q, &all(0), 2e-5, "q");
             assert_close(&k, &all(1), 2e-5, "k");

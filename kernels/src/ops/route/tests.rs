@@ -117,7 +117,7 @@ impl Case {
 
     fn check(&self) {
         let expected: Vec<_> = self.logits.chunks(self.experts).map(|row| self.expected(row)).collect();
-        for device in devices() {
+        for device in every_device() {
             let (ids, weights) = self.run(&device, ROWS);
             for (row, (expected_ids, expected)) in expected.iter().enumerate() {
                 let at = row * self.chosen..(row + 1) * self.chosen;
@@ -228,7 +228,7 @@ fn nan_logits_still_give_distinct_experts() {
     for score in scores {
         let mut case = Case::new(4, 4, Router { score, ..Router::default() });
         case.logits = vec![f32::NAN, 1.0, f32::NAN, 2.0];
-        for device in devices() {
+        for device in every_device() {
             let (mut ids, _) = case.run(&device, 1);
             ids.sort();
             assert_eq!(ids, [0, 1, 2, 3]);

@@ -23,8 +23,8 @@ fn params() -> SampleParams {
 fn run(device: &Device, vocab: usize, logits: &[f32], rows: &[SampleRow<'_>]) -> Result<Vec<u32>> {
     let mut out = vec![0; rows.len()];
     let mut workspace = SampleWorkspace::new(device, vocab)?;
-    let view = View::from_slice([logits.len() / vocab, vocab], logits)?;
-    sample(device, &mut out, view, rows, &mut workspace)?;
+    let logits = upload(device, [logits.len() / vocab, vocab], logits);
+    sample(device, &mut out, logits.view(), rows, &mut workspace)?;
     Ok(out)
 }
 
@@ -63,7 +63,7 @@ fn greedy_takes_the_largest_with_the_lowest_id() {
     let mut logits = vec![0.5; 40];
     (logits[33], logits[20], logits[39]) = (2.0, 2.0, 2.0);
     let greedy = SampleParams { temperature: 0.0, ..params() };
-    for device in devices() {
+    for device in every_device() {
         assert_eq!(run(&device, 40, &logits, &[SampleRow { row: 0, params: &greedy }]).unwrap(), [20]);
     }
 }
@@ -192,7 +192,7 @@ fn a_row_does_not_depend_on_its_place() {
             ..params()
         })
         .collect();
-    for device in devices() {
+    for device in every_device() {
         let rows: Vec<SampleRow<'_>> =
             all.iter().enumerate().map(|(row, params)| SampleRow { row, params }).collect();
         let together = run(&device, vocab, &logits, &rows).unwrap();
@@ -209,7 +209,7 @@ fn a_row_does_not_depend_on_its_place() {
 
 #[test]
 fn rows_without_a_token_to_draw_say_so() {
-    for device in isa_devices() {
+    for device in isa_devices().into_iter().chain(cuda()) {
         for temperature in [0.0, 1.0] {
             for bad in [f32::NAN, f32::INFINITY, -f32::NAN] {
                 for place in 0..20 {
@@ -253,4 +253,39 @@ fn tokens_outside_the_vocabulary_are_named() {
     );
     let seen = vec![SeenToken { id: 5, output_count: 1 }];
     assert_eq!(message(SampleParams { seen, ..params() }), "sample: row 0: token 5 of 4");
+}
+
+#[test]
+fn equal_logits_draw_equal_tokens_on_every_device() {
+    let mut random = Random::new(16);
+    // One more than a multiple of four, and more than a histogram has bins; ties on the way.
+    for vocab in [30, 2501, 4800] {
+        let logits: Vec<f32> = (0..3 * vocab)
+            .map(|i| if i < vocab { random.below(60) as f32 / 8.0 } else { random.float() * 20.0 })
+            .collect();
+        let flat = vec![0.5; vocab];
+        let logits = [logits, flat].concat();
+        let all: Vec<SampleParams> = (0..40)
+            .map(|i| SampleParams {
+                temperature: [1.0, 0.0, 0.6, 1.5][i / 4 % 4],
+                top_k: [0, 0, 50, 1][i % 4],
+                top_p: [1.0, 0.9, 0.4][i % 3],
+                min_p: [0.0, 0.0, 0.0, 0.05, 0.0][i % 5],
+                repetition_penalty: [1.0, 1.3][i / 2 % 2],
+                presence_penalty: [0.0, 0.5][i / 3 % 2],
+                frequency_penalty: [0.0, 0.1][i / 5 % 2],
+                logit_bias: (0..i as u32 % 5).map(|j| (j * 3 % 30, 1.5 - j as f32)).collect(),
+                suppressed: (0..i as u32 % 7).collect(),
+                seen: (0..i as u32 % 11).map(|j| SeenToken { id: 29 - 2 * j, output_count: j % 3 }).collect(),
+                seed: i as u64,
+                position: 7 * i as u64,
+            })
+            .collect();
+        let rows: Vec<SampleRow<'_>> =
+            all.iter().enumerate().map(|(i, params)| SampleRow { row: i % 4, params }).collect();
+        let expected = run(&isa_devices()[0], vocab, &logits, &rows).unwrap();
+        for device in every_device() {
+            assert_eq!(run(&device, vocab, &logits, &rows).unwrap(), expected, "{vocab}, {}", kind(&device));
+        }
+    }
 }

@@ -1,0 +1,146 @@
+//! The launch of `paged_attention`: a thread block per tile of queries and key/value head, and per split of the keys
+//! where there are too few of those to fill the device.
+
+use super::{AttentionMask, AttentionParams, KvCache, PagedSequences};
+use crate::{
+    CudaDevice, DType, Result, View, ViewMut,
+    cuda::{Args, Grid, float_type},
+    ops::{check::Check, qkv_rope_cache::HeadShape},
+};
+
+/// Positions whose softmax is worked out together, as in `cuh/attention.cuh`.
+const SPLIT: usize = 256;
+/// Bytes that partial results may take; where they need more, thread blocks walk all splits themselves.
+const PARTIAL_BYTES: usize = 128 << 20;
+
+/// Bytes of scratch that [`paged_attention`](super::paged_attention) wants on a CUDA device, in steps of up to `rows`
+/// rows with contexts of up to `context` tokens.
+pub fn attention_scratch_bytes(rows: usize, heads: usize, head_dim: usize, context: usize) -> usize {
+    partial_bytes(rows, heads, head_dim, context.div_ceil(SPLIT)).min(PARTIAL_BYTES)
+}
+
+fn partial_bytes(rows: usize, heads: usize, head_dim: usize, splits: usize) -> usize {
+    [heads, splits, 4 * (2 + head_dim)].iter().fold(rows, |bytes, &n| bytes.saturating_mul(n))
+}
+
+/// As in `cuh/attention.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Shape {
+    sequences: u32,
+    table_width: u32,
+    heads: u32,
+    kv_heads: u32,
+    head_dim: u32,
+    block_shift: u32,
+    splits: u32,
+    window: u32,
+    chunk: u32,
+    sinks_type: i32,
+    scale: f32,
+    softcap: f32,
+}
+
+/// A kernel, and what a thread block of it takes.
+struct Variant {
+    name: &'static str,
+    combine: &'static str,
+    queries: usize,
+    threads: u32,
+    shared_bytes: u32,
+}
+
+impl Variant {
+    fn of(dtype: DType, head_dim: usize) -> Variant {
+        let combine = match dtype {
+            DType::F32 => "paged_attention_combine_f32",
+            _ => "paged_attention_combine_bf16",
+        };
+        // The tensor cores want rows of whole 16-byte chunks.
+        let name = match head_dim {
+            _ if dtype == DType::F32 => "paged_attention_f32",
+            _ if !head_dim.is_multiple_of(8) => "paged_attention_bf16",
+            ..=32 => return Variant::mma("paged_attention_mma32_bf16", 32, 64, 2, 4),
+            33..=64 => return Variant::mma("paged_attention_mma64_bf16", 64, 64, 2, 4),
+            65..=96 => return Variant::mma("paged_attention_mma96_bf16", 96, 64, 2, 4),
+            97..=128 => return Variant::mma("paged_attention_mma128_bf16", 128, 64, 2, 4),
+            129..=192 => return Variant::mma("paged_attention_mma192_bf16", 192, 64, 1, 4),
+            193..=256 => return Variant::mma("paged_attention_mma256_bf16", 256, 64, 1, 4),
+            _ => return Variant::mma("paged_attention_mma512_bf16", 512, 32, 1, 8),
+        };
+        Variant { name, combine, queries: 8, threads: 128, shared_bytes: 0 }
+    }
+
+    /// A kernel on the tensor cores: `dim` elements of a head, spans of so many keys, stages of those, and warps.
+    fn mma(name: &'static str, dim: u32, span: u32, stages: u32, warps: u32) -> Variant {
+        let (row, queries) = (2 * (dim + 8), 16);
+        let scores = 4 * queries * (span + 8);
+        let blocks = 4 * 2 * SPLIT as u32 / 16;
+        let shared_bytes = row * (queries + 2 * stages * span) + scores + blocks;
+        let combine = "paged_attention_combine_bf16";
+        Variant { name, combine, queries: queries as usize, threads: 32 * warps, shared_bytes }
+    }
+}
+
+pub(super) fn paged_attention(
+    gpu: &CudaDevice,
+    check: Check,
+    mut out: ViewMut<'_>,
+    q: View<'_>,
+    cache: KvCache<'_>,
+    sequences: PagedSequences<'_>,
+    params: AttentionParams<'_>,
+) -> Result<()> {
+    let [rows, heads, head_dim] = check.dims("q", &q)?;
+    let [_, kv_heads, block_size, _] = check.dims("cache.k", &cache.k)?;
+    let [count, table_width] = check.dims("block_tables", &sequences.block_tables)?;
+    let variant = Variant::of(q.dtype(), head_dim);
+    let tiles = rows * (heads / kv_heads) / variant.queries + count;
+    let mut splits = (table_width * block_size).div_ceil(SPLIT);
+    let bytes = partial_bytes(rows, heads, head_dim, splits);
+    // Bits do not depend on this choice.
+    if tiles * kv_heads >= 4 * gpu.multiprocessors() as usize || bytes > PARTIAL_BYTES {
+        splits = 1;
+    }
+    let limit = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let shape = Shape {
+        sequences: count as u32,
+        table_width: table_width as u32,
+        heads: heads as u32,
+        kv_heads: kv_heads as u32,
+        head_dim: head_dim as u32,
+        block_shift: HeadShape { heads, kv_heads, head_dim, block_size }.block_shift(check)?,
+        splits: splits as u32,
+        window: match params.mask {
+            AttentionMask::Sliding { window } => limit(window),
+            _ => u32::MAX,
+        },
+        chunk: match params.mask {
+            AttentionMask::Chunked { chunk } => limit(chunk),
+            _ => 0,
+        },
+        sinks_type: params.sinks.map_or(0, |sinks| float_type(sinks.dtype())),
+        scale: params.scale,
+        softcap: params.softcap.unwrap_or(0.0),
+    };
+    let mut args = Args::new();
+    args.write(&mut out).read(&q).read(&cache.k).read(&cache.v);
+    args.read(&sequences.cu_seqlens_q).read(&sequences.context_lens).read(&sequences.block_tables);
+    args.read_opt(params.temperature.as_ref())
+        .read_opt(params.alibi_slopes.as_ref())
+        .read_opt(params.sinks.as_ref());
+    if splits > 1 {
+        args.pointer(gpu.scratch(bytes)?);
+    } else {
+        args.u64(0);
+    }
+    args.bytes(bytemuck::bytes_of(&shape));
+    let Variant { threads, shared_bytes, .. } = variant;
+    let blocks = [tiles as u32, kv_heads as u32, splits as u32];
+    gpu.launch(variant.name, Grid { blocks, threads, shared_bytes }, &args)?;
+    if splits > 1 {
+        let grid = Grid { blocks: [rows as u32, heads as u32, 1], threads: 128, shared_bytes: 0 };
+        gpu.launch(variant.combine, grid, &args)?;
+    }
+    Ok(())
+}

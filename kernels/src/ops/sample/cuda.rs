@@ -1,0 +1,113 @@
+//! The launch of `sample`: parameters go to the device in one copy, ids come back in one.
+
+use super::{SampleParams, SampleRow, race};
+use crate::{
+    CudaDevice, Result, View,
+    cuda::{Args, Grid},
+};
+
+/// As in the `.cu` file.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Row {
+    key: u64,
+    row: u32,
+    top_k: u32,
+    seen: u32,
+    seen_count: u32,
+    bias: u32,
+    bias_count: u32,
+    suppressed: u32,
+    suppressed_count: u32,
+    temperature: f32,
+    top_p: f32,
+    least: f32,
+    repetition_penalty: f32,
+    presence_penalty: f32,
+    frequency_penalty: f32,
+}
+
+/// Parameters as the kernel reads them, kept from step to step.
+#[derive(Debug, Default)]
+pub(super) struct Packed {
+    rows: Vec<Row>,
+    /// The rows, then their lists.
+    words: Vec<u32>,
+}
+
+impl std::fmt::Debug for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Row({})", self.row)
+    }
+}
+
+impl Packed {
+    fn pack(&mut self, rows: &[SampleRow<'_>]) {
+        self.rows.clear();
+        let size = rows.len() * size_of::<Row>() / 4;
+        self.words.clear();
+        self.words.resize(size, 0);
+        for &SampleRow { row, params } in rows {
+            let row = self.row(row, params, size);
+            self.rows.push(row);
+        }
+        self.words[..size].copy_from_slice(bytemuck::cast_slice(&self.rows));
+    }
+
+    /// A row's parameters; its lists are appended to the words, counted from `first`.
+    fn row(&mut self, row: usize, params: &SampleParams, first: usize) -> Row {
+        let seen = if params.penalizes() { &params.seen[..] } else { &[] };
+        let mut list = |words: &mut dyn Iterator<Item = u32>| {
+            let start = self.words.len() - first;
+            self.words.extend(words);
+            start as u32
+        };
+        Row {
+            key: race::key(params.seed, params.position),
+            row: row as u32,
+            top_k: params.top_k,
+            seen: list(&mut seen.iter().flat_map(|seen| [seen.id, seen.output_count])),
+            seen_count: seen.len() as u32,
+            bias: list(&mut params.logit_bias.iter().flat_map(|&(id, bias)| [id, bias.to_bits()])),
+            bias_count: params.logit_bias.len() as u32,
+            suppressed: list(&mut params.suppressed.iter().copied()),
+            suppressed_count: params.suppressed.len() as u32,
+            temperature: params.temperature,
+            top_p: params.top_p,
+            least: params.least(),
+            repetition_penalty: params.repetition_penalty,
+            presence_penalty: params.presence_penalty,
+            frequency_penalty: params.frequency_penalty,
+        }
+    }
+}
+
+impl Row {
+    fn adjusts(&self) -> bool {
+        self.seen_count + self.bias_count + self.suppressed_count > 0
+    }
+}
+
+pub(super) fn sample(
+    gpu: &CudaDevice,
+    out: &mut [u32],
+    logits: View<'_>,
+    rows: &[SampleRow<'_>],
+    packed: &mut Packed,
+) -> Result<()> {
+    packed.pack(rows);
+    let vocab = logits.shape().row_elements();
+    let blocks = rows.len().min(gpu.multiprocessors() as usize);
+    // Each thread block has a row of adjusted logits to itself, where there are any.
+    let adjusted = if packed.rows.iter().any(Row::adjusts) { blocks * vocab } else { 0 };
+    let (ids_at, lists_at) = (4 * packed.words.len(), rows.len() * size_of::<Row>());
+    let adjusted_at = (ids_at + 4 * rows.len()).next_multiple_of(16);
+    let scratch = gpu.scratch(adjusted_at + 4 * adjusted)?;
+    gpu.write(scratch, bytemuck::cast_slice(&packed.words))?;
+    let mut args = Args::new();
+    args.pointer(scratch.offset(ids_at)).read(&logits).pointer(scratch).pointer(scratch.offset(lists_at));
+    args.pointer(scratch.offset(adjusted_at)).u32(vocab as u32).u32(rows.len() as u32);
+    let threads = if vocab > 4096 { 512 } else { 128 };
+    gpu.launch("sample_f32", Grid { blocks: [blocks as u32, 1, 1], threads, shared_bytes: 0 }, &args)?;
+    gpu.read(bytemuck::cast_slice_mut(out), scratch.offset(ids_at))
+}
