@@ -4,6 +4,7 @@
 //! reads and its constants. It allocates nothing, and every reduction runs in an order fixed by the shape
 //! of the weights, never by the number of rows: the same row gives the same bits in any batch.
 
+pub mod convert;
 mod cpu;
 mod cuda;
 mod device;
