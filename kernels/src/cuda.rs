@@ -12,6 +12,7 @@ mod images;
 mod launch;
 mod memory;
 mod modules;
+mod report;
 mod staging;
 mod table;
 
@@ -22,6 +23,7 @@ pub use device::CudaDevice;
 pub use graph::CudaGraph;
 pub(crate) use launch::{Args, Grid, float_type};
 pub(crate) use memory::CudaBuffer;
+pub use report::{Gpu, gpus};
 
 /// An address in device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

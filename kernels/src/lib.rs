@@ -15,7 +15,7 @@ pub mod ops;
 mod tensor;
 
 pub use cpu::Isa;
-pub use cuda::{CudaDevice, CudaGraph, CudaPtr};
+pub use cuda::{CudaDevice, CudaGraph, CudaPtr, Gpu, gpus};
 pub use device::{CpuDevice, Device};
 pub use dtype::{DType, Element};
 pub use error::{KernelError, Result};

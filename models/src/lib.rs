@@ -41,7 +41,7 @@ pub use info::ModelInfo;
 pub use kv_cache::BLOCK_SIZE;
 pub use model::{LoadFormat, LoadProgress, Model, ModelOptions};
 pub use mosu_kernels::{
-    DType, Device, KernelError, limits,
+    DType, Device, Gpu, KernelError, gpus, limits,
     ops::{
         Activation, AttentionMask, ExpertGroups, Glu, GroupRank, NormKind, NormOrder, NormSpan, Renormalize,
         RopeLayout, Router, RouterLogits, RouterScore, SampleParams, SeenToken, TokenLogprobs, WeighExperts,

@@ -24,6 +24,8 @@ fn mosu(args: &[&str]) -> Command {
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MOSU_")) {
         command.env_remove(name);
     }
+    // No GPU, whatever this machine has.
+    command.env("CUDA_VISIBLE_DEVICES", "");
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -304,7 +306,7 @@ fn doctor_tells_what_the_machine_offers() {
     assert_eq!(report["model"]["name"], "mosu-demo");
     assert_eq!(report["model_error"], Value::Null);
     let table = stdout(&["doctor", "--threads", "1"]);
-    assert!(table.contains("with 1 thread\n") && table.contains("not in this build"), "{table}");
+    assert!(table.contains("with 1 thread\n") && table.contains("the NVIDIA driver"), "{table}");
 }
 
 #[test]
@@ -313,6 +315,36 @@ fn doctor_tells_why_a_model_does_not_run() {
     assert_eq!(output.status.code(), Some(4));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(report["model_error"].as_str().unwrap().contains("cuda"));
+}
+
+/// The program with the simulated CUDA device in place of a driver.
+fn mosu_on_simulated_gpu(args: &[&str], variables: &[(&str, &str)]) -> Option<Output> {
+    let library = cusim::library_dir();
+    if !library.join("libcuda.so").exists() {
+        return None; // It is built on x86-64 Linux only.
+    }
+    let mut command = mosu(args);
+    command.env("LD_LIBRARY_PATH", library).envs(variables.iter().copied());
+    Some(command.output().unwrap())
+}
+
+#[test]
+fn doctor_describes_a_gpu_and_says_why_one_cannot_be_used() {
+    let Some(output) = mosu_on_simulated_gpu(&["doctor", "--json"], &[]) else { return };
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let device = &report["devices"][1];
+    assert_eq!((&device["name"], &device["usable"]), (&"cuda:0".into(), &true.into()), "{report}");
+    assert!(device["gpu"]["memory_bytes"].as_u64() > Some(0), "{report}");
+    for (variable, value, reason) in [
+        ("CUSIM_DEVICES", "0", "finds no GPU"),
+        ("CUSIM_DRIVER", "12040", "the NVIDIA driver is for CUDA 12.4, the kernels need 13.0"),
+        ("CUSIM_CAPABILITY", "7.5", "compute capability 7.5, the kernels need 8.0"),
+    ] {
+        let output = mosu_on_simulated_gpu(&["run", "--device", "cuda", "hi"], &[(variable, value)]).unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{said}");
+        assert!(said.contains(reason), "{said}");
+    }
 }
 
 #[test]

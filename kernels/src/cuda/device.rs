@@ -20,6 +20,9 @@ use crate::{KernelError, Result};
 /// The lowest compute capability with asynchronous copies and bf16 matrix instructions.
 const LOWEST_CAPABILITY: (u32, u32) = (8, 0);
 
+/// The CUDA version that the kernels are compiled with, as drivers count; older drivers cannot load their machine code.
+const LOWEST_DRIVER: i32 = 13_000;
+
 /// Number of counters that kernels share.
 const ARRIVALS: usize = 1 << 16;
 
@@ -404,8 +407,15 @@ impl Facts {
         })
     }
 
-    /// Refuses a GPU that no kernel is made for.
+    /// Refuses a driver that cannot load the kernels, and a GPU that none is made for.
     fn check(&self) -> Result<(), String> {
+        if self.driver_version < LOWEST_DRIVER {
+            let [found, lowest] = [self.driver_version, LOWEST_DRIVER].map(|v| (v / 1000, v % 1000 / 10));
+            return Err(format!(
+                "the NVIDIA driver is for CUDA {}.{}, the kernels need {}.{} or newer; update the driver",
+                found.0, found.1, lowest.0, lowest.1
+            ));
+        }
         let ((major, minor), (lowest, _)) = (self.capability, LOWEST_CAPABILITY);
         if self.capability >= LOWEST_CAPABILITY {
             return Ok(());

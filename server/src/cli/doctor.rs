@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Args, builder::BoolishValueParser};
-use mosu::{Event, Request, StopConditions, limits};
+use mosu::{Event, Gpu, Request, StopConditions, gpus, limits};
 use serde::Serialize;
 
 use super::{
@@ -36,7 +36,7 @@ pub struct DoctorArgs {
 #[derive(Serialize)]
 struct Report {
     machine: Machine,
-    devices: [DeviceReport; 2],
+    devices: Vec<DeviceReport>,
     /// Threads that the limits are of.
     threads: usize,
     /// Bytes a second.
@@ -50,15 +50,24 @@ struct Report {
 
 #[derive(Serialize)]
 struct DeviceReport {
-    name: &'static str,
+    name: String,
     usable: bool,
-    note: &'static str,
+    note: String,
+    /// What a GPU is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu: Option<GpuReport>,
 }
 
-const DEVICES: [DeviceReport; 2] = [
-    DeviceReport { name: "cpu", usable: true, note: "usable" },
-    DeviceReport { name: "cuda", usable: false, note: "not in this build" },
-];
+#[derive(Serialize)]
+struct GpuReport {
+    model: String,
+    compute_capability: String,
+    multiprocessors: u32,
+    memory_bytes: u64,
+    memory_free_bytes: u64,
+    /// The newest version of CUDA that the driver supports.
+    driver_cuda: String,
+}
 
 /// A model that was loaded and has drawn a token.
 #[derive(Serialize)]
@@ -83,7 +92,7 @@ pub fn doctor(args: DoctorArgs) -> Result<(), Failure> {
     };
     let report = Report {
         machine,
-        devices: DEVICES,
+        devices: devices(),
         threads,
         read_bandwidth: limits::read_bandwidth(threads),
         bf16_dot_peak: limits::bf16_dot_peak(threads),
@@ -93,6 +102,45 @@ pub fn doctor(args: DoctorArgs) -> Result<(), Failure> {
     let text = if args.json { terminal::json(&report)? } else { terminal::table(&report.rows()) };
     io::stdout().write_all(text.as_bytes())?;
     failure.map_or(Ok(()), Err)
+}
+
+/// The processor, and the GPUs or why there is none.
+fn devices() -> Vec<DeviceReport> {
+    let mut devices =
+        vec![DeviceReport { name: "cpu".into(), usable: true, note: "usable".into(), gpu: None }];
+    match gpus() {
+        Ok(gpus) => devices.extend(gpus.into_iter().map(DeviceReport::of)),
+        Err(error) => devices.push(DeviceReport {
+            name: "cuda".into(),
+            usable: false,
+            note: error.to_string(),
+            gpu: None,
+        }),
+    }
+    devices
+}
+
+impl DeviceReport {
+    fn of(gpu: Gpu) -> DeviceReport {
+        let version = |(major, minor): (i32, i32)| format!("{major}.{minor}");
+        let report = GpuReport {
+            model: gpu.model,
+            compute_capability: format!("{}.{}", gpu.capability.0, gpu.capability.1),
+            multiprocessors: gpu.multiprocessors,
+            memory_bytes: gpu.memory_bytes,
+            memory_free_bytes: gpu.memory_free_bytes,
+            driver_cuda: version(gpu.driver_version),
+        };
+        let note = format!(
+            "usable: {}, compute capability {}, {} of {} free, driver for CUDA {}",
+            report.model,
+            report.compute_capability,
+            units::bytes(report.memory_free_bytes),
+            units::bytes(report.memory_bytes),
+            report.driver_cuda
+        );
+        DeviceReport { name: gpu.name, usable: true, note, gpu: Some(report) }
+    }
 }
 
 fn try_model(args: &ModelArgs) -> Result<ModelReport, Failure> {
@@ -120,7 +168,7 @@ fn try_model(args: &ModelArgs) -> Result<ModelReport, Failure> {
 }
 
 impl Report {
-    fn rows(&self) -> Vec<(&'static str, String)> {
+    fn rows(&self) -> Vec<(&str, String)> {
         let machine = &self.machine;
         let size = |bytes: Option<u64>| bytes.map_or("unknown".into(), units::bytes);
         let mut rows = vec![
@@ -138,7 +186,7 @@ impl Report {
         let threads = units::count(self.threads, "thread");
         rows.push(("read bandwidth", format!("{:.1} GB/s with {threads}", self.read_bandwidth / 1e9)));
         rows.push(("bf16 dot peak", format!("{:.2} TFLOP/s with {threads}", self.bf16_dot_peak / 1e12)));
-        rows.extend(self.devices.iter().map(|device| (device.name, device.note.into())));
+        rows.extend(self.devices.iter().map(|device| (device.name.as_str(), device.note.clone())));
         rows.extend(self.model.as_ref().map(|model| ("model", model.describe())));
         rows.extend(self.model_error.clone().map(|error| ("model", error)));
         rows

@@ -23,7 +23,7 @@ pub struct ModelArgs {
     /// Weights from the files, or random ones that need no file but config.json
     #[arg(long, env = "MOSU_LOAD_FORMAT", value_enum, default_value_t)]
     pub load_format: Format,
-    /// What computes: cpu
+    /// What computes: cpu, cuda, or cuda:N for one of several GPUs
     #[arg(long, env = "MOSU_DEVICE", default_value_t = EngineOptions::default().device)]
     pub device: String,
     /// Threads that compute [default: all cores]
