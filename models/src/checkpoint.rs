@@ -1,7 +1,12 @@
 //! A checkpoint: memory-mapped safetensors files, and which of their tensors have been claimed.
 
+mod fp8;
+mod mxfp4;
+mod pieces;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ffi::OsStr,
     fs, mem,
     ops::Range,
     path::{Component, Path, PathBuf},
@@ -14,7 +19,7 @@ use safetensors::tensor::Dtype;
 use serde::Deserialize;
 
 use crate::{
-    LoadError, demo, mxfp4,
+    LoadError, demo,
     safetensors_header::{self, Entry},
     source::{MAX_CONFIG_BYTES, ModelSource, open_regular},
     weights::{TensorSource, bytes_mut},
@@ -29,6 +34,8 @@ pub(crate) struct Checkpoint {
     file: PathBuf,
     shards: Vec<Shard>,
     tensors: HashMap<String, Stored>,
+    /// The type that packed floats are unpacked to: bf16 where there are others of it.
+    unpacked: DType,
 }
 
 struct Shard {
@@ -37,9 +44,22 @@ struct Shard {
 }
 
 struct Stored {
-    shard: usize,
-    entry: Entry,
+    /// Its file, among the shards, and where in it; more than one where it lies in pieces.
+    places: Vec<(usize, Entry)>,
     claimed: bool,
+}
+
+impl Shard {
+    fn holds_pieces(&self) -> bool {
+        self.file.file_name().and_then(OsStr::to_str).is_some_and(pieces::holds_pieces)
+    }
+}
+
+impl Stored {
+    /// The file that is to blame for it.
+    fn shard<'a>(&self, shards: &'a [Shard]) -> Option<&'a Shard> {
+        self.places.first().map(|(shard, _)| &shards[*shard])
+    }
 }
 
 impl Checkpoint {
@@ -60,10 +80,21 @@ impl Checkpoint {
         if let Some(bytes) = map(&single)? {
             return Checkpoint::of_shards(single.clone(), vec![Shard { file: single, bytes }]);
         }
-        match source.read(INDEX, MAX_CONFIG_BYTES)? {
-            Some(index) => Checkpoint::of_index(dir, &index),
-            None => Err(LoadError::Missing { path: single, remedy: what_to_do_without_weights(dir) }),
+        if let Some(index) = source.read(INDEX, MAX_CONFIG_BYTES)? {
+            return Checkpoint::of_index(dir, &index);
         }
+        let mut names: Vec<String> = files_of(dir).filter(|name| pieces::belongs_to_pieces(name)).collect();
+        if names.is_empty() {
+            return Err(LoadError::Missing { path: single, remedy: what_to_do_without_weights(dir) });
+        }
+        names.sort();
+        let missing = |path: PathBuf| LoadError::Missing { path, remedy: "it was there a moment ago".into() };
+        let shard = |name: &String| {
+            let file = dir.join(name);
+            let bytes = map(&file)?.ok_or_else(|| missing(file.clone()))?;
+            Ok(Shard { file, bytes })
+        };
+        Checkpoint::of_shards(dir.into(), names.iter().map(shard).collect::<Result<_, LoadError>>()?)
     }
 
     fn of_index(dir: &Path, index: &[u8]) -> Result<Checkpoint, LoadError> {
@@ -101,19 +132,26 @@ impl Checkpoint {
                 LoadError::checkpoint(&shard.file, fault.tensor.as_deref(), fault.message)
             })?;
             for entry in entries {
-                if let Some(first) = tensors.get(&entry.name) {
-                    let message = format!("also in {}", shards[first.shard].file.display());
+                let new = || Stored { places: Vec::new(), claimed: false };
+                let stored = tensors.entry(entry.name.clone()).or_insert_with(new);
+                let first = stored.places.first().map(|(first, _)| &shards[*first]);
+                if let Some(first) = first.filter(|first| !(first.holds_pieces() && shard.holds_pieces())) {
+                    let message = format!("also in {}", first.file.display());
                     return Err(LoadError::checkpoint(&shard.file, Some(&entry.name), message));
                 }
-                tensors.insert(entry.name.clone(), Stored { shard: index, entry, claimed: false });
+                stored.places.push((index, entry));
             }
         }
-        Ok(Checkpoint { file, shards, tensors })
+        let mut entries = tensors.values().flat_map(|stored| &stored.places);
+        let has_bf16 = entries.any(|(_, entry)| entry.dtype == Dtype::BF16);
+        let unpacked = if has_bf16 { DType::BF16 } else { DType::F32 };
+        Ok(Checkpoint { file, shards, tensors, unpacked })
     }
 
     /// Fails unless the index is right about a tensor.
     fn expect_in(&self, tensor: &str, shard: &str) -> Result<(), LoadError> {
-        let found = self.tensors.get(tensor).map(|stored| self.shards[stored.shard].file.as_path());
+        let found = self.tensors.get(tensor).and_then(|stored| stored.shard(&self.shards));
+        let found = found.map(|shard| shard.file.as_path());
         if found.and_then(Path::file_name).is_some_and(|name| name == shard) {
             return Ok(());
         }
@@ -129,41 +167,70 @@ impl Checkpoint {
             let others = unknown.len() - 1;
             let others = if others > 0 { format!(" (and {others} more)") } else { String::new() };
             let message = format!("has no place in the model that config.json describes{others}");
-            return Err(LoadError::checkpoint(&self.shards[stored.shard].file, Some(name), message));
+            let file = stored.shard(&self.shards).map_or(&self.file, |shard| &shard.file);
+            return Err(LoadError::checkpoint(file, Some(name), message));
         }
         ignored.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(ignored.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// The tensor's place, which from now on is claimed; its shape is `shape` but for leading dimensions of 1.
-    fn take(&mut self, name: &str, shape: &[usize]) -> Result<(&Shard, &Entry), LoadError> {
+    /// The tensor's places, which from now on are claimed.
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<(&Shard, &Entry)>, LoadError> {
         let Some(stored) = self.tensors.get_mut(name) else {
             let message = format!("not in the checkpoint, but config.json implies it, with shape {shape:?}");
             return Err(LoadError::checkpoint(&self.file, Some(name), message));
         };
-        let shard = &self.shards[stored.shard];
-        let error = |message| LoadError::checkpoint(&shard.file, Some(name), message);
         if mem::replace(&mut stored.claimed, true) {
-            return Err(error("claimed twice".into()));
+            let file = stored.shard(&self.shards).map_or(&self.file, |shard| &shard.file);
+            return Err(LoadError::checkpoint(file, Some(name), "claimed twice"));
         }
-        let found = &stored.entry.shape;
-        let leading_ones = found.len().saturating_sub(shape.len());
-        let fits = found.ends_with(shape) && found[..leading_ones].iter().all(|dim| *dim == 1);
-        if !fits {
-            return Err(error(format!("has shape {found:?}, but config.json implies {shape:?}")));
-        }
-        Ok((shard, &stored.entry))
+        Ok(stored.places.iter().map(|(shard, entry)| (&self.shards[*shard], entry)).collect())
+    }
+
+    /// The only place of a tensor whose shape is `shape` but for leading dimensions of 1.
+    fn take_whole(&mut self, name: &str, shape: &[usize]) -> Result<(&Shard, &Entry), LoadError> {
+        let file = self.file.clone();
+        let places = self.take(name, shape)?;
+        let &[(shard, entry)] = &places[..] else {
+            return Err(LoadError::checkpoint(&file, Some(name), "lies in pieces in several files"));
+        };
+        check_shape(shard, entry, shape)?;
+        Ok((shard, entry))
     }
 
     /// A tensor of bytes: the file's, and where it lies in them.
     fn take_bytes(&mut self, name: &str, shape: &[usize]) -> Result<(Bytes, Range<usize>), LoadError> {
-        let (shard, entry) = self.take(name, shape)?;
+        let (shard, entry) = self.take_whole(name, shape)?;
         if entry.dtype != Dtype::U8 {
             let message = format!("has type {:?}, expected U8", entry.dtype);
             return Err(LoadError::checkpoint(&shard.file, Some(name), message));
         }
         Ok((shard.bytes.clone(), entry.start..entry.start + entry.len))
     }
+
+    /// An FP8 matrix, whose scales are in the tensor `<name>_scale_inv`.
+    fn claim_fp8(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
+        let dtype = self.unpacked;
+        let (shard, entry) = self.take_whole(name, shape.dims())?;
+        let (bytes, range) = (shard.bytes.clone(), entry.start..entry.start + entry.len);
+        let &[rows, columns] = shape.dims() else {
+            return Err(LoadError::checkpoint(&shard.file, Some(name), "is FP8, but not a matrix"));
+        };
+        let scales =
+            self.claim(&format!("{name}_scale_inv"), Shape::new(fp8::scales_shape([rows, columns])))?;
+        Ok(fp8::unpack(&bytes.as_slice()[range], scales.as_slice::<f32>()?, [rows, columns], dtype)?)
+    }
+}
+
+/// Fails unless a tensor's shape is `shape` but for leading dimensions of 1.
+fn check_shape(shard: &Shard, entry: &Entry, shape: &[usize]) -> Result<(), LoadError> {
+    let found = &entry.shape;
+    let leading = found.len().saturating_sub(shape.len());
+    if found.ends_with(shape) && found[..leading].iter().all(|dim| *dim == 1) {
+        return Ok(());
+    }
+    let message = format!("has shape {found:?}, but config.json implies {shape:?}");
+    Err(LoadError::checkpoint(&shard.file, Some(&entry.name), message))
 }
 
 impl TensorSource for Checkpoint {
@@ -172,14 +239,36 @@ impl TensorSource for Checkpoint {
     }
 
     fn claim(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
-        let (shard, entry) = self.take(name, shape.dims())?;
-        let dtype = float(shard, entry)?;
-        Ok(in_place_or_copied(&shard.bytes, entry.start, shape, dtype)?)
+        let of_fp8 = |stored: &Stored| stored.places.iter().any(|(_, entry)| entry.dtype == Dtype::F8_E4M3);
+        if self.tensors.get(name).is_some_and(of_fp8) {
+            return self.claim_fp8(name, shape);
+        }
+        let places = self.take(name, shape.dims())?;
+        if let &[(shard, entry)] = &places[..] {
+            check_shape(shard, entry, shape.dims())?;
+            let dtype = float(shard, entry)?;
+            return Ok(in_place_or_copied(&shard.bytes, entry.start, shape, dtype)?);
+        }
+        let shapes: Vec<&[usize]> = places.iter().map(|(_, entry)| entry.shape.as_slice()).collect();
+        let cut = pieces::cut_dimension(&shapes, shape.dims());
+        let dtypes =
+            places.iter().map(|(shard, entry)| float(shard, entry)).collect::<Result<Vec<_>, _>>()?;
+        let (Some(cut), true) = (cut, dtypes.windows(2).all(|pair| pair[0] == pair[1])) else {
+            let message = format!("its pieces {shapes:?} do not make the {shape} that config.json implies");
+            return Err(LoadError::checkpoint(&self.file, Some(name), message));
+        };
+        let piece = |((shard, entry), dtype): (&(&Shard, &Entry), &DType)| match entry.shape[..] {
+            [n] => in_place_or_copied(&shard.bytes, entry.start, Shape::new([n]), *dtype),
+            [n, k] => in_place_or_copied(&shard.bytes, entry.start, Shape::new([n, k]), *dtype),
+            _ => Tensor::zeros([0], *dtype),
+        };
+        let pieces: Vec<Tensor> = places.iter().zip(&dtypes).map(piece).collect::<Result<_, _>>()?;
+        Ok(pieces::join(&pieces, shape, cut)?)
     }
 
     fn claim_stack(&mut self, name: &str, count: usize, piece: Shape) -> Result<Vec<Tensor>, LoadError> {
         let shape: Vec<usize> = [count].iter().chain(piece.dims()).copied().collect();
-        let (shard, entry) = self.take(name, &shape)?;
+        let (shard, entry) = self.take_whole(name, &shape)?;
         let dtype = float(shard, entry)?;
         let piece_bytes = entry.len / count;
         let start = |index| entry.start + index * piece_bytes;
@@ -192,28 +281,26 @@ impl TensorSource for Checkpoint {
         name: &str,
         count: usize,
         [rows, columns]: [usize; 2],
-        dtype: DType,
     ) -> Result<Vec<Tensor>, LoadError> {
-        let blocks = columns / mxfp4::BLOCK;
-        let of_scales = self.take_bytes(&format!("{name}_scales"), &[count, rows, blocks])?;
-        let of_blocks =
-            self.take_bytes(&format!("{name}_blocks"), &[count, rows, blocks, mxfp4::BLOCK / 2])?;
-        let piece = |bytes: &(Bytes, Range<usize>), index: usize| {
-            let (bytes, range) = (bytes.0.clone(), bytes.1.clone());
-            let len = range.len() / count;
-            (bytes, range.start + index * len..range.start + (index + 1) * len)
-        };
-        let unpack = |index| {
-            let ((scales, of_scales), (blocks, of_blocks)) =
-                (piece(&of_scales, index), piece(&of_blocks, index));
-            let (scales, blocks) = (&scales.as_slice()[of_scales], &blocks.as_slice()[of_blocks]);
+        let (dtype, blocks) = (self.unpacked, columns / mxfp4::BLOCK);
+        let (of_scales, scales) = self.take_bytes(&format!("{name}_scales"), &[count, rows, blocks])?;
+        let shape = [count, rows, blocks, mxfp4::BLOCK / 2];
+        let (of_blocks, blocks) = self.take_bytes(&format!("{name}_blocks"), &shape)?;
+        let (scales, blocks) = (&of_scales.as_slice()[scales], &of_blocks.as_slice()[blocks]);
+        let (scale_bytes, block_bytes) = (scales.len() / count, blocks.len() / count);
+        let unpack = |index: usize| {
+            let blocks = &blocks[index * block_bytes..][..block_bytes];
+            let scales = &scales[index * scale_bytes..][..scale_bytes];
             Ok(mxfp4::unpack(blocks, scales, [rows, columns], dtype)?)
         };
         (0..count).map(unpack).collect()
     }
 
     fn totals(&self) -> (usize, u64) {
-        (self.tensors.len(), self.tensors.values().map(|stored| stored.entry.len as u64).sum())
+        (
+            self.tensors.len(),
+            self.tensors.values().flat_map(|stored| &stored.places).map(|(_, entry)| entry.len as u64).sum(),
+        )
     }
 
     fn file(&self) -> &Path {
@@ -270,11 +357,14 @@ fn is_plain_file_name(name: &str) -> bool {
         && !name.contains(['/', '\\', '\0'])
 }
 
+/// Names of the files of a directory.
+fn files_of(dir: &Path) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
 fn what_to_do_without_weights(dir: &Path) -> String {
-    let has = |end: &str| {
-        let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
-        names.into_iter().any(|name| name.to_string_lossy().ends_with(end))
-    };
+    let has = |end: &str| files_of(dir).any(|name| name.ends_with(end));
     if has(".safetensors") {
         format!("there are other *.safetensors files, but no {INDEX} that says what is in them")
     } else if has(".bin") || has(".pth") || has(".pt") {

@@ -84,6 +84,11 @@ impl<'a> ConfigJson<'a> {
         Ok(self.read(key, &format!("an integer from 0 to {max}"), read)?.unwrap_or(default))
     }
 
+    /// Any whole number.
+    pub fn optional_whole(&self, key: &str) -> Result<Option<i64>, LoadError> {
+        self.read(key, "an integer", Value::as_i64)
+    }
+
     /// The index of a layer; -1 and absent are the last.
     pub fn last_layer(&self, key: &str, layers: usize) -> Result<usize, LoadError> {
         let index = |value: &Value| match value.as_i64() {

@@ -63,13 +63,7 @@ impl TensorSource for DummyWeights {
         (0..count).map(|index| self.claim(&format!("{name}.{index}"), piece)).collect()
     }
 
-    fn claim_mxfp4(
-        &mut self,
-        name: &str,
-        count: usize,
-        shape: [usize; 2],
-        _dtype: DType,
-    ) -> Result<Vec<Tensor>, LoadError> {
+    fn claim_mxfp4(&mut self, name: &str, count: usize, shape: [usize; 2]) -> Result<Vec<Tensor>, LoadError> {
         self.claim_stack(name, count, Shape::new(shape))
     }
 

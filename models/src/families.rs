@@ -12,20 +12,26 @@ mod gemma;
 mod glm;
 mod gpt2;
 mod gpt_oss;
+mod grok;
 mod hunyuan;
 mod hy_v3;
-mod internlm3;
+mod internlm;
 mod llama;
 mod llama4;
 mod masks;
 mod minimax_m2;
 mod mistral;
 mod mixtral;
+mod pangu;
 mod phi;
+mod qwen1;
 mod qwen2;
 mod qwen3;
 mod qwen_moe;
 mod rope;
+mod skywork;
+mod spark2_5;
+mod step3;
 mod step3_5;
 mod wrapper;
 
@@ -58,10 +64,15 @@ const FAMILIES: &[(&str, ReadConfig)] = &[
     ("Glm4MoeForCausalLM", glm::read_moe),
     ("GlmForCausalLM", glm::read),
     ("GptOssForCausalLM", gpt_oss::read),
+    ("Grok1ForCausalLM", grok::read_2),
+    ("Grok1ModelForCausalLM", grok::read_1),
     ("HYV3ForCausalLM", hy_v3::read),
     ("HunYuanDenseV1ForCausalLM", hunyuan::read),
     ("HunYuanMoEV1ForCausalLM", hunyuan::read_moe),
-    ("InternLM3ForCausalLM", internlm3::read),
+    ("InternLM2ForCausalLM", internlm::read_2),
+    ("InternLM3ForCausalLM", internlm::read_3),
+    ("InternLMForCausalLM", internlm::read_1),
+    ("InternS1ForConditionalGeneration", internlm::read_s1),
     ("Llama4ForCausalLM", llama4::read),
     ("Llama4ForConditionalGeneration", llama4::read_multimodal),
     ("LlamaForCausalLM", llama::read),
@@ -70,13 +81,19 @@ const FAMILIES: &[(&str, ReadConfig)] = &[
     ("Mistral3ForConditionalGeneration", mistral::read_mistral3),
     ("MistralForCausalLM", mistral::read),
     ("MixtralForCausalLM", mixtral::read),
+    ("PanguEmbeddedForCausalLM", pangu::read),
+    ("PanguProMoEForCausalLM", pangu::read_pro_moe),
     ("Phi3ForCausalLM", phi::read),
     ("PhiMoEForCausalLM", phi::read_moe),
     ("PhimoeForCausalLM", phi::read_moe),
+    ("QWenLMHeadModel", qwen1::read),
     ("Qwen2ForCausalLM", qwen2::read),
     ("Qwen2MoeForCausalLM", qwen_moe::read_2),
     ("Qwen3ForCausalLM", qwen3::read),
     ("Qwen3MoeForCausalLM", qwen_moe::read_3),
+    ("SkyworkForCausalLM", skywork::read),
+    ("Spark2_5ForCausalLM", spark2_5::read),
+    ("Step3VLForConditionalGeneration", step3::read_multimodal),
     ("Step3p5ForCausalLM", step3_5::read),
     ("Step3p7ForConditionalGeneration", step3_5::read_multimodal),
 ];

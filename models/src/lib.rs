@@ -20,7 +20,6 @@ mod inputs;
 mod kv_cache;
 mod memory;
 mod model;
-mod mxfp4;
 mod plan;
 mod position_tables;
 mod rope;

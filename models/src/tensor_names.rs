@@ -21,6 +21,8 @@ pub(crate) struct TensorNames {
     pub lm_head: &'static str,
     /// The list of layers.
     pub layers: &'static str,
+    /// What the norms call their weight.
+    pub norm_weight: &'static str,
     /// The norm before attention.
     pub attention_norm: &'static str,
     /// The norm behind attention.
@@ -182,6 +184,7 @@ impl TensorNames {
         final_norm: "model.norm",
         lm_head: "lm_head",
         layers: "model.layers",
+        norm_weight: "weight",
         attention_norm: "input_layernorm",
         attention_post_norm: "post_self_attn_layernorm",
         qkv: QkvNames::Split { q: "self_attn.q_proj", k: "self_attn.k_proj", v: "self_attn.v_proj" },

@@ -14,7 +14,7 @@ use mosu_kernels::{
 };
 
 use crate::{DecoderSpec, FfnActivation, LoadError, LoadProgress, MoeSpec, tensor_names::TensorNames};
-pub(crate) use layout::bytes_mut;
+pub(crate) use layout::{bytes, bytes_mut};
 
 /// Where tensors come from: a checkpoint's files, or a generator of random ones.
 pub(crate) trait TensorSource {
@@ -27,15 +27,8 @@ pub(crate) trait TensorSource {
     /// The tensor of that name and of shape `[count, piece..]`, cut along its first dimension.
     fn claim_stack(&mut self, name: &str, count: usize, piece: Shape) -> Result<Vec<Tensor>, LoadError>;
 
-    /// `count` matrices of shape `[out, in]` in `dtype` (bf16 or f32) from the MXFP4 tensors `<name>_blocks` and
-    /// `<name>_scales`.
-    fn claim_mxfp4(
-        &mut self,
-        name: &str,
-        count: usize,
-        shape: [usize; 2],
-        dtype: DType,
-    ) -> Result<Vec<Tensor>, LoadError>;
+    /// `count` matrices of shape `[out, in]` from the MXFP4 tensors `<name>_blocks` and `<name>_scales`.
+    fn claim_mxfp4(&mut self, name: &str, count: usize, shape: [usize; 2]) -> Result<Vec<Tensor>, LoadError>;
 
     /// How many tensors there are, and their bytes.
     fn totals(&self) -> (usize, u64);

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 /// Weights of f32, or of f16, which computes in f32 too: nothing is rounded.
 const EXACT: &[&str] = &[
     "bloom",
+    "chatglm2",
     "ernie4_5",
     "ernie4_5_moe",
     "gemma2",
@@ -24,9 +25,14 @@ const EXACT: &[&str] = &[
     "glm4_5",
     "gpt2",
     "gpt_oss",
+    "grok1",
+    "grok2",
     "hunyuan_dense",
     "hunyuan_moe",
     "hy3",
+    "intern_s1",
+    "internlm1",
+    "internlm2",
     "internlm3",
     "internlm3_long",
     "llama",
@@ -44,14 +50,22 @@ const EXACT: &[&str] = &[
     "ministral3_multimodal",
     "mistral",
     "mixtral",
+    "pangu_embedded",
+    "pangu_pro_moe",
     "phi3",
     "phi3_5_moe",
     "phi3_long",
+    "qwen1",
     "qwen2",
     "qwen2_moe",
     "qwen3",
     "qwen3_moe",
     "qwen3_moe_unnormalized",
+    "skywork_13b",
+    "skywork_moe",
+    "spark_x2_5",
+    "step3",
+    "step3_5",
     "step3_7",
 ];
 /// Weights of bf16, which meet rounded activations.
@@ -125,6 +139,10 @@ fn greedy_tokens_equal_the_golden_ones() {
 fn both_dialects_mean_the_same() {
     for name in EXACT.iter().chain(ROUNDED) {
         let dir = copy_of(name);
+        // Some families have one dialect only.
+        if !dir.path().join("config.hub.json").exists() {
+            continue;
+        }
         let spec = load(dir.path(), 1).unwrap().info().spec.clone();
         fs::rename(dir.path().join("config.hub.json"), dir.path().join("config.json")).unwrap();
         assert_eq!(load(dir.path(), 1).unwrap().info().spec, spec, "{name}");

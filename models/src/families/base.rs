@@ -213,13 +213,15 @@ pub(super) fn check_groups(
     Err(config.error(key, message))
 }
 
-/// Of quantised checkpoints, MXFP4 experts are unpacked at load.
+/// Of quantised checkpoints, MXFP4 experts and FP8 matrices with a scale per 128 x 128 block are unpacked at load.
 fn check_quantization(config: &ConfigJson) -> Result<(), LoadError> {
     let remedy = "is not supported; use the f32, f16 or bf16 checkpoint";
     config.refuse("compression_config", &format!("a quantised checkpoint {remedy}"))?;
     let Some(section) = config.section("quantization_config")? else { return Ok(()) };
     match section.optional_text("quant_method")? {
         Some("mxfp4") => Ok(()),
+        Some("fp8") if section.indices("weight_block_size")? == [128, 128] => Ok(()),
+        Some("fp8") => Err(section.error("weight_block_size", "only [128, 128] is supported")),
         method => Err(config.error("quantization_config", format!("method {method:?} {remedy}"))),
     }
 }

@@ -14,6 +14,16 @@ use crate::{
     tensor_names::{NetworkNames, TensorNames},
 };
 
+/// Names of checkpoints with a network beside the experts.
+pub(super) const SHARED_NAMES: TensorNames = TensorNames {
+    shared: NetworkNames::split(
+        "mlp.shared_expert.gate_proj",
+        "mlp.shared_expert.up_proj",
+        "mlp.shared_expert.down_proj",
+    ),
+    ..TensorNames::LLAMA
+};
+
 /// Qwen3-MoE.
 pub(super) fn read_3(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadError> {
     let base = Base::read(config, &DEFAULTS)?;
@@ -40,15 +50,7 @@ pub(super) fn read_2(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), 
     let network = ffn::gated(config, width, false)?;
     let shared = Some(SharedSpec { network, gated: true, sum_scale: 1.0 });
     let moe = MoeSpec { shared, ..experts(config)? };
-    let names = TensorNames {
-        shared: NetworkNames::split(
-            "mlp.shared_expert.gate_proj",
-            "mlp.shared_expert.up_proj",
-            "mlp.shared_expert.down_proj",
-        ),
-        ..TensorNames::LLAMA
-    };
-    Ok((decoder(config, base, attention, moe)?, names))
+    Ok((decoder(config, base, attention, moe)?, SHARED_NAMES))
 }
 
 fn experts(config: &ConfigJson) -> Result<MoeSpec, LoadError> {

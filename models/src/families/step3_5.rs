@@ -23,7 +23,7 @@ const STEP: Defaults = Defaults {
     ..DEFAULTS
 };
 
-const NAMES: TensorNames = TensorNames {
+pub(super) const NAMES: TensorNames = TensorNames {
     router: "moe.gate",
     selection_bias: "moe.router_bias",
     experts: ExpertNames::Stacked {

@@ -130,7 +130,7 @@ impl<'a> Claims<'a> {
     }
 
     fn norm_weight(&mut self, module: &str, width: usize) -> Result<Tensor, LoadError> {
-        let weight = self.tensor(&format!("{module}.weight"), Shape::new([width]))?;
+        let weight = self.tensor(&format!("{module}.{}", self.names.norm_weight), Shape::new([width]))?;
         if self.spec.norm.one_plus { Ok(layout::one_plus(&weight)?) } else { Ok(weight) }
     }
 
@@ -341,9 +341,7 @@ impl<'a> Claims<'a> {
     /// `count` matrices `[out, in]` from the MXFP4 tensors `<name>_blocks` and `<name>_scales`.
     fn mxfp4(&mut self, name: &str, count: usize, shape: [usize; 2]) -> Result<Vec<Tensor>, LoadError> {
         let name = format!("{}{name}", self.prefix);
-        // The values need 2 bits of mantissa and 9 of exponent: f16 may not hold them.
-        let dtype = self.compute.unwrap_or(DType::BF16);
-        let tensors = self.source.claim_mxfp4(&name, count, shape, dtype)?;
+        let tensors = self.source.claim_mxfp4(&name, count, shape)?;
         for (index, tensor) in tensors.iter().enumerate() {
             self.count(tensor, if index == 0 { 2 } else { 0 });
         }

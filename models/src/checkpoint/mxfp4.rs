@@ -6,7 +6,7 @@ use mosu_kernels::{DType, Element, KernelError, Tensor};
 use rayon::prelude::*;
 
 /// Elements of one block.
-pub(crate) const BLOCK: usize = 32;
+pub(super) const BLOCK: usize = 32;
 
 /// The values of E2M1: sign, two bits of exponent, one of mantissa.
 const VALUES: [f32; 16] =
@@ -17,7 +17,7 @@ const VALUES: [f32; 16] =
 ///
 /// # Errors
 /// When memory is short.
-pub(crate) fn unpack(
+pub(super) fn unpack(
     blocks: &[u8],
     scales: &[u8],
     shape: [usize; 2],
