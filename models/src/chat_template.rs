@@ -4,6 +4,8 @@
 //! trusted: see [`environment`] for the limits. What differs from Python:
 //! - `strftime_now` gives UTC, not local time;
 //! - `cycler`, `joiner`, `lipsum` and the filters for HTML and for word wrapping are absent;
+//! - texts are not formatted by `%`, only by the filter `format`, and `safe` changes nothing: in Python, adding to a safe
+//!   text escapes the other one as HTML;
 //! - inside printed lists, and with `~`, floats beyond 1e16 or below 1e-4 are spelled as Rust does;
 //! - `strip` and `isdigit` follow Unicode where Python has a list of its own (U+001C to U+001F, say).
 

@@ -1,6 +1,7 @@
 //! Against transformers (models/tests/text/make_templates.py), and against templates that mean harm.
 
 use std::{
+    collections::HashMap,
     fs,
     time::{Duration, Instant},
 };
@@ -9,15 +10,26 @@ use serde_json::json;
 
 use super::*;
 
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text")
+}
+
+fn golden_file(name: &str) -> Value {
+    serde_json::from_str(&fs::read_to_string(directory().join(name)).unwrap()).unwrap()
+}
+
 fn goldens() -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text/templates.json");
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    golden_file("templates.json")
+}
+
+fn special_tokens_of(goldens: &Value) -> SpecialTokens {
+    let mut tokens = SpecialTokens::default();
+    tokens.update(goldens["special_tokens"].as_object().unwrap(), Path::new("goldens")).unwrap();
+    tokens
 }
 
 fn special_tokens() -> SpecialTokens {
-    let mut tokens = SpecialTokens::default();
-    tokens.update(goldens()["special_tokens"].as_object().unwrap(), Path::new("templates.json")).unwrap();
-    tokens
+    special_tokens_of(&goldens())
 }
 
 fn request(case: &Value) -> ChatRequest {
@@ -46,18 +58,46 @@ fn agrees_with_transformers() {
     for (index, case) in cases.iter().enumerate() {
         let name = case["template"].as_str().unwrap();
         let result = render(goldens["templates"][name].as_str().unwrap(), &request(case));
-        let context = format!("case {index}, template {name}");
-        match (result, &case["text"], &case["raised"]) {
-            (Ok(text), Value::String(expected), _) => assert_eq!(&text, expected, "{context}"),
-            (Err(ChatTemplateError::Raised(message)), _, Value::String(expected)) => {
-                assert_eq!(&message, expected, "{context}");
-            }
-            (Err(ChatTemplateError::Render(_) | ChatTemplateError::Request(_)), Value::Null, Value::Null) => {
-                assert_eq!(case["fails"], true, "{context}");
-            }
-            (result, ..) => panic!("{context}: {result:?}"),
-        }
+        assert_agrees(result, case, &format!("case {index}, template {name}"));
     }
+}
+
+/// The result is what transformers gave: a text, the template's own refusal, or any other failure.
+fn assert_agrees(result: Result<String, ChatTemplateError>, case: &Value, context: &str) {
+    match (result, &case["text"], &case["raised"]) {
+        (Ok(text), Value::String(expected), _) => assert_eq!(&text, expected, "{context}"),
+        (Err(ChatTemplateError::Raised(message)), _, Value::String(expected)) => {
+            assert_eq!(&message, expected, "{context}");
+        }
+        (Err(ChatTemplateError::Render(_) | ChatTemplateError::Request(_)), Value::Null, Value::Null) => {
+            assert_eq!(case["fails"], true, "{context}");
+        }
+        (result, ..) => panic!("{context}: {result:?}"),
+    }
+}
+
+/// Templates in the formats of many vendors (models/tests/text/make_vendor_templates.py), all by one clock.
+#[test]
+fn vendors_formats_agree_with_transformers() {
+    let goldens = golden_file("vendor_templates.json");
+    let now = goldens["now"].as_u64().unwrap();
+    let mut templates = HashMap::new();
+    for case in goldens["cases"].as_array().unwrap() {
+        let name = case["template"].as_str().unwrap();
+        let template = templates.entry(name).or_insert_with(|| {
+            let text = fs::read_to_string(directory().join(format!("templates/{name}.jinja"))).unwrap();
+            let mut template = ChatTemplate::from_source(&text, special_tokens_of(&goldens)).unwrap();
+            let strftime = move |format: &str| strftime::strftime(format, now).unwrap();
+            template.environment.add_function("strftime_now", strftime);
+            template
+        });
+        let conversation = case["conversation"].as_str().unwrap();
+        let mut asked = goldens["variants"][case["variant"].as_u64().unwrap() as usize].clone();
+        asked["messages"] = goldens["conversations"][conversation].clone();
+        let context = format!("{name}, {conversation}, variant {}", case["variant"]);
+        assert_agrees(template.render(&request(&asked)), case, &context);
+    }
+    assert!(templates.len() >= 16);
 }
 
 #[test]
