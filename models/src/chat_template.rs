@@ -9,6 +9,7 @@
 //! - inside printed lists, and with `~`, floats beyond 1e16 or below 1e-4 are spelled as Rust does;
 //! - `strip` and `isdigit` follow Unicode where Python has a list of its own (U+001C to U+001F, say).
 
+mod builtin;
 mod continuation;
 mod environment;
 mod generation;
@@ -23,7 +24,7 @@ use std::path::{Path, PathBuf};
 use minijinja::Environment;
 use serde_json::{Map, Value};
 
-use self::environment::Fuel;
+use self::{builtin::Builtin, environment::Fuel};
 use crate::{LoadError, ModelSource, source::read_limited, tokenizer::SpecialTokens};
 
 const FILE: &str = "chat_template.jinja";
@@ -72,6 +73,8 @@ pub struct ChatRequest {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     special_tokens: SpecialTokens,
+    /// Names of tokens that end an answer, beside the model's own.
+    end_tokens: &'static [&'static str],
 }
 
 impl ChatTemplate {
@@ -93,11 +96,36 @@ impl ChatTemplate {
         compile(&templates, &file, special_tokens).map(Some)
     }
 
+    /// The template that a user chose for a model: a built-in one by its name, else a file.
+    ///
+    /// # Errors
+    /// [`LoadError::Missing`], with the names there are, when it is neither.
+    pub fn choose(name_or_file: &Path, source: &ModelSource) -> Result<ChatTemplate, LoadError> {
+        let Some(builtin) = name_or_file.to_str().and_then(Builtin::of) else {
+            return ChatTemplate::from_file(name_or_file, source);
+        };
+        let template = ChatTemplate::from_source(builtin.template, SpecialTokens::load(source)?)?;
+        Ok(ChatTemplate { end_tokens: builtin.end_tokens, ..template })
+    }
+
+    /// The names of the built-in templates, for families that publish none.
+    pub fn builtin_names() -> impl Iterator<Item = &'static str> {
+        Builtin::names()
+    }
+
+    /// Names of the tokens that end an answer in this template's format, beside the model's own end tokens.
+    pub fn end_tokens(&self) -> &'static [&'static str] {
+        self.end_tokens
+    }
+
     /// Another template, from a file of its own, with the special tokens of a model.
     pub fn from_file(path: &Path, source: &ModelSource) -> Result<ChatTemplate, LoadError> {
         let bytes = read_limited(path, MAX_TEMPLATE_BYTES as u64)?.ok_or_else(|| LoadError::Missing {
             path: path.into(),
-            remedy: "give the file of a chat template".into(),
+            remedy: format!(
+                "give the file of a chat template, or the name of a built-in one: {}",
+                Builtin::names().collect::<Vec<_>>().join(", ")
+            ),
         })?;
         let text = String::from_utf8(bytes).map_err(|error| LoadError::Malformed {
             path: path.into(),
@@ -197,7 +225,7 @@ fn compile(
             .add_template_owned(*name, generation::rewrite(text))
             .map_err(|error| broken(error.to_string()))?;
     }
-    Ok(ChatTemplate { environment, special_tokens })
+    Ok(ChatTemplate { environment, special_tokens, end_tokens: &[] })
 }
 
 /// The messages without null fields, and with reasoning under both names that templates read, as transformers has

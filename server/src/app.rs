@@ -117,21 +117,32 @@ impl App {
         }
     }
 
+    /// The template of conversations; a model without one is not guessed at.
+    fn template(&self) -> Result<&ChatTemplate, ApiError> {
+        self.chat_template.as_ref().or(self.engine.chat_template()).ok_or_else(|| {
+            let names = ChatTemplate::builtin_names().collect::<Vec<_>>().join(", ");
+            let message = format!(
+                "the model has no chat template: start the server with `--chat-template FILE`, or with the name of a \
+                 built-in one ({names}), or use /v1/completions"
+            );
+            ApiError::field("messages", "no_chat_template", message)
+        })
+    }
+
+    /// Tokens that end an answer in the template's format, beside the model's end tokens.
+    pub(crate) fn chat_end_tokens(&self) -> Result<Vec<u32>, ApiError> {
+        let names = self.template()?.end_tokens();
+        Ok(names.iter().filter_map(|name| self.engine.tokenizer().id_of(name)).collect())
+    }
+
     /// The tokens of a conversation. Templates place special tokens themselves.
     pub(crate) fn tokenize_chat(
         &self,
         chat: &ChatRequest,
         add_special_tokens: bool,
     ) -> Result<Vec<u32>, ApiError> {
-        let template = self.chat_template.as_ref().or(self.engine.chat_template()).ok_or_else(|| {
-            ApiError::field(
-                "messages",
-                "no_chat_template",
-                "the model has no chat template: start the server with `--chat-template FILE`, or use /v1/completions",
-            )
-        })?;
         let refused = |error: String| ApiError::value("messages", error);
-        let prompt = template.render(chat).map_err(|error| refused(error.to_string()))?;
+        let prompt = self.template()?.render(chat).map_err(|error| refused(error.to_string()))?;
         self.engine
             .tokenizer()
             .encode(&prompt, add_special_tokens)

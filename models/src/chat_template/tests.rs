@@ -85,7 +85,8 @@ fn vendors_formats_agree_with_transformers() {
     for case in goldens["cases"].as_array().unwrap() {
         let name = case["template"].as_str().unwrap();
         let template = templates.entry(name).or_insert_with(|| {
-            let text = fs::read_to_string(directory().join(format!("templates/{name}.jinja"))).unwrap();
+            let read = || fs::read_to_string(directory().join(format!("templates/{name}.jinja"))).unwrap();
+            let text = Builtin::of(name).map_or_else(read, |builtin| builtin.template.into());
             let mut template = ChatTemplate::from_source(&text, special_tokens_of(&goldens)).unwrap();
             let strftime = move |format: &str| strftime::strftime(format, now).unwrap();
             template.environment.add_function("strftime_now", strftime);
@@ -97,7 +98,36 @@ fn vendors_formats_agree_with_transformers() {
         let context = format!("{name}, {conversation}, variant {}", case["variant"]);
         assert_agrees(template.render(&request(&asked)), case, &context);
     }
-    assert!(templates.len() >= 16);
+    assert!(templates.len() >= 16 && Builtin::names().all(|name| templates.contains_key(name)));
+}
+
+#[test]
+fn built_in_templates_are_chosen_by_name() {
+    let choose = |name: &str| ChatTemplate::choose(Path::new(name), &ModelSource::Demo);
+    let ask = |name: &str, request: &ChatRequest| choose(name).unwrap().render(request);
+    let rounds = [("user", "1+1?"), ("assistant", "2"), ("user", "好")]
+        .map(|(role, content)| json!({"role": role, "content": content}));
+    let request = ChatRequest { messages: rounds.to_vec(), add_generation_prompt: true, ..hello() };
+    assert_eq!(
+        ask("chatglm2", &request).unwrap(),
+        "[gMASK]sop[Round 1]\n\n问：1+1?\n\n答：2\n\n[Round 2]\n\n问：好\n\n答："
+    );
+    assert_eq!(
+        ask("chatglm3", &request).unwrap(),
+        "[gMASK]sop<|user|>\n 1+1?<|assistant|>\n 2<|user|>\n 好<|assistant|>"
+    );
+    assert!(
+        ask("internlm", &request)
+            .unwrap()
+            .ends_with("<|User|>:1+1?<eoh>\n<|Bot|>:2<eoa>\n<|User|>:好<eoh>\n<|Bot|>:")
+    );
+    assert!(ask("skywork", &request).unwrap().ends_with("[USER]1+1?[SEP][BOT]2[SEP][USER]好[SEP][BOT]"));
+    let one = ChatRequest { add_generation_prompt: true, ..hello() };
+    assert_eq!(ask("fingpt", &one).unwrap(), "Instruction: hello\nAnswer: ");
+    assert!(matches!(ask("fingpt", &request), Err(ChatTemplateError::Raised(_))));
+    assert_eq!(choose("internlm").unwrap().end_tokens(), ["<eoa>"]);
+    let neither = choose("nowhere.jinja").unwrap_err().to_string();
+    assert!(neither.contains("nowhere.jinja") && neither.contains("chatglm3"), "{neither}");
 }
 
 #[test]

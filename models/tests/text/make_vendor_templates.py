@@ -3,7 +3,8 @@
     python models/tests/text/make_vendor_templates.py        # needs transformers
 
 The templates in `templates/` are written for these tests: each speaks the format of a vendor (marks of roles, of tool
-calls and of thoughts) with the constructs that published templates of that vendor use.
+calls and of thoughts) with the constructs that published templates of that vendor use. The built-in ones of
+`models/src/chat_template/builtin` are rendered too.
 """
 
 import datetime
@@ -82,16 +83,16 @@ VARIANTS = [
 def main():
     chat_template_utils.datetime = Frozen
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), **SPECIAL)
-    names = sorted(path.stem for path in (HERE / "templates").glob("*.jinja"))
+    files = [*(HERE / "templates").glob("*.jinja"), *(HERE.parents[1] / "src/chat_template/builtin").glob("*.jinja")]
+    templates = {path.stem: path.read_text() for path in sorted(files)}
     cases, counts = [], {}
     # Each conversation meets each template in two of the six variants.
-    every = itertools.product(enumerate(names), enumerate(CONVERSATIONS.items()), enumerate(VARIANTS))
+    every = itertools.product(enumerate(templates), enumerate(CONVERSATIONS.items()), enumerate(VARIANTS))
     chosen = (one for one in every if sum(index for index, _ in one) % 3 == 0)
     for (_, name), (_, (conversation, messages)), (variant, (options, kwargs)) in chosen:
-        template = (HERE / "templates" / f"{name}.jinja").read_text()
         case = {"template": name, "conversation": conversation, "variant": variant}
         try:
-            case["text"] = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options, **kwargs)
+            case["text"] = tokenizer.apply_chat_template(messages, chat_template=templates[name], tokenize=False, **options, **kwargs)
         except TemplateError as error:
             case |= {"raised": str(error)} if type(error) is TemplateError else {"fails": True}
         except (ValueError, TypeError, KeyError, AttributeError):

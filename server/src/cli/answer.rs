@@ -46,8 +46,9 @@ pub struct AnswerArgs {
     /// The same seed gives the same answer [default: another one each time]
     #[arg(long, env = "MOSU_SEED")]
     seed: Option<u64>,
-    /// Use this chat template (Jinja) instead of the model's own
-    #[arg(long, env = "MOSU_CHAT_TEMPLATE", value_name = "FILE")]
+    /// Use this chat template instead of the model's own: a Jinja file, or chatglm2, chatglm3, fingpt, internlm or
+    /// skywork, for models that come without one
+    #[arg(long, env = "MOSU_CHAT_TEMPLATE", value_name = "FILE|NAME")]
     chat_template: Option<PathBuf>,
     /// Continue the prompt as it is, without chat template
     #[arg(long, env = "MOSU_RAW", value_parser = BoolishValueParser::new(), conflicts_with = "chat_template")]
@@ -55,7 +56,7 @@ pub struct AnswerArgs {
 }
 
 impl AnswerArgs {
-    fn request(&self, prompt: Vec<u32>) -> Request {
+    fn request(&self, prompt: Vec<u32>, end_tokens: Vec<u32>) -> Request {
         Request {
             sampling: SamplingParams {
                 temperature: self.temperature,
@@ -65,7 +66,11 @@ impl AnswerArgs {
                 seed: self.seed,
                 ..SamplingParams::default()
             },
-            stop: StopConditions { max_tokens: self.max_tokens, ..StopConditions::default() },
+            stop: StopConditions {
+                max_tokens: self.max_tokens,
+                token_ids: end_tokens,
+                ..StopConditions::default()
+            },
             ..Request::new(prompt)
         }
     }
@@ -106,7 +111,7 @@ impl Responder {
     /// When the chat template cannot be used.
     pub fn new(engine: Engine, source: &ModelSource, args: AnswerArgs) -> Result<Responder, Failure> {
         let template =
-            args.chat_template.as_ref().map(|file| ChatTemplate::from_file(file, source)).transpose()?;
+            args.chat_template.as_ref().map(|chosen| ChatTemplate::choose(chosen, source)).transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime =
             runtime.map_err(|error| Failure::System(format!("cannot listen to signals: {error}")))?;
@@ -133,7 +138,9 @@ impl Responder {
         });
         let prompt = prompt.map_err(|error| Failure::Model(error.to_string()))?;
         // Templates place special tokens themselves.
-        self.answer(&prompt, false, asked, screen)
+        let end_tokens = self.template()?.end_tokens().iter();
+        let end_tokens = end_tokens.filter_map(|name| self.engine.tokenizer().id_of(name)).collect();
+        self.answer(&prompt, false, end_tokens, asked, screen)
     }
 
     /// Continues a text.
@@ -141,7 +148,7 @@ impl Responder {
     /// # Errors
     /// When the engine refuses it; the answer so far has been written.
     pub fn complete(&self, prompt: &str, screen: &mut Screen) -> Result<Answer, Failure> {
-        self.answer(prompt, true, Instant::now(), screen)
+        self.answer(prompt, true, Vec::new(), Instant::now(), screen)
     }
 
     /// The template that conversations are rendered with.
@@ -152,7 +159,9 @@ impl Responder {
         self.template.as_ref().or(self.engine.chat_template()).ok_or_else(|| {
             let model = &self.engine.model_info().name;
             Failure::Model(format!(
-                "{model} has no chat template: give one with --chat-template FILE, or a prompt with --raw"
+                "{model} has no chat template: give one with --chat-template FILE, or the name of a built-in one ({}), \
+                 or a prompt with --raw",
+                ChatTemplate::builtin_names().collect::<Vec<_>>().join(", ")
             ))
         })
     }
@@ -161,13 +170,14 @@ impl Responder {
         &self,
         prompt: &str,
         add_special_tokens: bool,
+        end_tokens: Vec<u32>,
         asked: Instant,
         screen: &mut Screen,
     ) -> Result<Answer, Failure> {
         let tokens = self.engine.tokenizer().encode(prompt, add_special_tokens);
         let tokens = tokens.map_err(|error| Failure::Model(error.to_string()))?;
         let mut answer = Answer::new(tokens.len());
-        let stream = self.engine.generate(self.args.request(tokens))?;
+        let stream = self.engine.generate(self.args.request(tokens, end_tokens))?;
         self.runtime.block_on(until_ctrl_c(answer.write(stream, asked, screen)))?;
         Ok(answer)
     }

@@ -61,8 +61,9 @@ pub struct ServeArgs {
     /// Name of the model in requests and answers; several are separated by commas [default: the model's own]
     #[arg(long, env = "MOSU_SERVED_MODEL_NAME", value_name = "NAME", value_delimiter = ',')]
     served_model_name: Vec<String>,
-    /// Use this chat template (Jinja) instead of the model's own
-    #[arg(long, env = "MOSU_CHAT_TEMPLATE", value_name = "FILE")]
+    /// Use this chat template instead of the model's own: a Jinja file, or chatglm2, chatglm3, fingpt, internlm or
+    /// skywork, for models that come without one
+    #[arg(long, env = "MOSU_CHAT_TEMPLATE", value_name = "FILE|NAME")]
     chat_template: Option<PathBuf>,
     /// Refuse requests with unknown fields instead of ignoring these
     #[arg(long, env = "MOSU_STRICT_PARAMS", value_parser = BoolishValueParser::new())]
@@ -165,7 +166,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     })?;
     let source = args.model.source();
     let chat_template =
-        args.chat_template.as_ref().map(|file| ChatTemplate::from_file(file, &source)).transpose()?;
+        args.chat_template.as_ref().map(|chosen| ChatTemplate::choose(chosen, &source)).transpose()?;
     let access = match (keys.is_empty(), address.ip().is_loopback()) {
         (true, true) => Access::new(&keys).loopback_names_only(),
         _ => Access::new(&keys),

@@ -76,6 +76,9 @@ fn prepare(mut call: Call) -> Result<Prepared<Writer>, ApiError> {
     let ignored = call.app.ignored(fields)?;
 
     request.prompt = call.app.tokenize_chat(&chat, false)?;
+    if !request.stop.ignore_eos {
+        request.stop.token_ids.extend(call.app.chat_end_tokens()?);
+    }
     let prompt_token_ids = common.return_token_ids.then(|| request.prompt.clone());
     let writer = Writer { common, logprobs: request.logprobs.is_some(), prompt_token_ids };
     let generation = call.start(vec![request]);
