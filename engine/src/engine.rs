@@ -187,6 +187,7 @@ impl EngineOptions {
             kv_cache_bytes: self.kv_cache_bytes,
             max_batch_tokens: self.max_batch_tokens,
             max_sequences: self.max_sequences,
+            record_steps: true,
         })
     }
 

@@ -7,6 +7,7 @@
 mod arena;
 mod device;
 mod driver;
+mod facts;
 mod graph;
 mod images;
 mod launch;

@@ -16,6 +16,7 @@ use crate::{
     kv_cache::KvBlocks,
     plan::MemoryPlan,
     position_tables::PositionTables,
+    recorded::SPARE_BLOCKS,
     weights::{
         DecoderWeights, FfnWeights, LayerWeights, LowRankWeights, NetworkWeights, NormWeights, QkvWeights,
     },
@@ -30,6 +31,8 @@ pub(crate) struct Decoder {
     tables: PositionTables,
     cache: KvBlocks,
     workspace: Workspace,
+    /// The last step was a decode: the logits of all its rows are in the workspace.
+    decoded: bool,
 }
 
 impl Decoder {
@@ -42,12 +45,15 @@ impl Decoder {
         plan: &MemoryPlan,
     ) -> Result<Decoder> {
         let tables = PositionTables::new(&device, &spec, plan.max_model_len)?;
-        let cache = KvBlocks::new(&device, &spec, weights.dtype().compute(), plan.num_blocks)?;
-        Ok(Decoder { device, spec, weights, tables, cache, workspace })
+        // Recorded steps fill up with rows that need KV blocks of their own.
+        let spare = if let Device::Cuda(_) = device { SPARE_BLOCKS } else { 0 };
+        let cache = KvBlocks::new(&device, &spec, weights.dtype().compute(), plan.num_blocks + spare)?;
+        Ok(Decoder { device, spec, weights, tables, cache, workspace, decoded: false })
     }
 
     /// Computes the hidden states `[T, H]` of a checked batch, and writes its keys and values to the cache.
     pub fn forward(&mut self, inputs: &Inputs<'_>) -> Result<()> {
+        self.decoded = false;
         let t = inputs.rows;
         self.embed(inputs)?;
         for layer in 0..self.spec.layers.len() {
@@ -111,7 +117,7 @@ impl Decoder {
 
     /// `delta = o([gate *] attention(q, k, v))` of `normed`
     fn attention(&mut self, layer: usize, inputs: &Inputs<'_>) -> Result<()> {
-        let Decoder { device, spec, weights, tables, cache, workspace: w } = self;
+        let Decoder { device, spec, weights, tables, cache, workspace: w, .. } = self;
         let (t, h, eps) = (inputs.rows, spec.hidden_size, spec.norm.eps);
         let spec = &spec.layers[layer].attention;
         let AttentionSpec { num_heads: hq, num_kv_heads: hkv, head_dim: d, .. } = *spec;
@@ -201,24 +207,55 @@ impl Decoder {
         ops::accumulate(device, w.delta.get_mut(shape)?, w.shared.get(shape)?, gate, shared.sum_scale)
     }
 
+    /// As [`Decoder::forward`] for at most [`LOGIT_ROWS`](crate::workspace::LOGIT_ROWS) rows whose logits are all wanted;
+    /// launches nothing but ops, so that it can be recorded. Each time it has run, [`Decoder::has_decoded`] must be told.
+    pub fn decode(&mut self, inputs: &Inputs<'_>) -> Result<()> {
+        self.forward(inputs)?;
+        // The last norm of `forward` is of all rows.
+        let Decoder { device, spec, weights, workspace: w, .. } = self;
+        let (t, h) = (inputs.rows, spec.hidden_size);
+        project(device, spec, weights, w.normed.get([t, h])?, &mut w.logits)
+    }
+
+    /// The logits of all rows of this step are there.
+    pub fn has_decoded(&mut self) {
+        self.decoded = true;
+    }
+
     /// Logits `[R, V]`, and their device, of R rows of the last batch, which had T; at most
     /// [`LOGIT_ROWS`](crate::workspace::LOGIT_ROWS).
     pub fn logits(&mut self, rows: &[u32], t: usize) -> Result<(&Device, View<'_>)> {
         let Decoder { device, spec, weights, workspace: w, .. } = self;
         let (r, h, v) = (rows.len(), spec.hidden_size, spec.vocab_size);
+        if self.decoded {
+            return Ok((device, w.logits.get([r, v])?));
+        }
         // Picking rows of a table is what `embedding` does.
         w.logit_rows.get_mut([r])?.copy_from(device, rows)?;
         let (picked, rows) = (w.logit_hidden.get_mut([r, h])?, w.logit_rows.get([r])?);
         ops::embedding(device, picked, w.hidden.get([t, h])?, rows, 1.0)?;
         let normed = w.logit_normed.get_mut([r, h])?;
         ops::norm(device, normed, w.logit_hidden.get([r, h])?, weights.final_norm.view())?;
-        ops::linear(device, w.logits.get_mut([r, v])?, w.logit_normed.get([r, h])?, weights.lm_head())?;
-        let HeadSpec { scale, softcap, .. } = spec.head;
-        if scale != 1.0 || softcap.is_some() {
-            ops::adjust_logits(device, w.logits.get_mut([r, v])?, scale, softcap)?;
-        }
+        project(device, spec, weights, w.logit_normed.get([r, h])?, &mut w.logits)?;
         Ok((device, w.logits.get([r, v])?))
     }
+}
+
+/// `logits [R, V] = head(normed [R, H])`
+fn project(
+    device: &Device,
+    spec: &DecoderSpec,
+    weights: &DecoderWeights,
+    normed: View<'_>,
+    logits: &mut Scratch,
+) -> Result<()> {
+    let shape = [normed.shape().dims()[0], spec.vocab_size];
+    ops::linear(device, logits.get_mut(shape)?, normed, weights.lm_head())?;
+    let HeadSpec { scale, softcap, .. } = spec.head;
+    if scale == 1.0 && softcap.is_none() {
+        return Ok(());
+    }
+    ops::adjust_logits(device, logits.get_mut(shape)?, scale, softcap)
 }
 
 /// `out = down(activation(gate_up(x)))`; `gate_up` and `activated` are memory for what lies between.

@@ -22,6 +22,7 @@ mod memory;
 mod model;
 mod plan;
 mod position_tables;
+mod recorded;
 mod rope;
 mod safetensors_header;
 mod sampler;

@@ -2,10 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use mosu_kernels::{DType, Device, Result as DeviceResult};
+use mosu_kernels::{DType, Device, Result as DeviceResult, ops};
 
 use crate::{
-    Batch, DecoderSpec, LoadError, ModelInfo, ModelSource, StepError, StepOutput,
+    AttentionSpec, Batch, DecoderSpec, LayerSpec, LoadError, ModelInfo, ModelSource, StepError, StepOutput,
     batch_check::BatchLimits,
     checkpoint::Checkpoint,
     config_json::ConfigJson,
@@ -17,6 +17,7 @@ use crate::{
     kv_cache::BLOCK_SIZE,
     memory,
     plan::{FixedMemory, MemoryPlan},
+    recorded::RecordedSteps,
     sampler::Sampler,
     tensor_names::TensorNames,
     weights::{self, DecoderWeights},
@@ -49,6 +50,8 @@ pub struct ModelOptions {
     pub max_batch_tokens: usize,
     /// How many sequences the KV cache is sized for, when it is not given.
     pub max_sequences: usize,
+    /// On a GPU, record the launches of decode steps and run them as one. Logits are the same bits either way.
+    pub record_steps: bool,
 }
 
 impl ModelOptions {
@@ -61,6 +64,7 @@ impl ModelOptions {
             kv_cache_bytes: None,
             max_batch_tokens: 2048,
             max_sequences: 64,
+            record_steps: true,
         }
     }
 }
@@ -85,6 +89,8 @@ pub struct LoadProgress {
 pub struct Model {
     device: Device,
     inputs: InputBuffers,
+    recorded: RecordedSteps,
+    record_steps: bool,
     decoder: Decoder,
     sampler: Sampler,
     limits: BatchLimits,
@@ -104,7 +110,6 @@ impl Model {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Model, LoadError> {
         let device = &options.device;
-        let available = memory::available(device)?;
         let max_rows = options.max_batch_tokens;
         if !(1..=MAX_BATCH_TOKENS).contains(&max_rows) {
             let message = format!("expected 1 to {MAX_BATCH_TOKENS}, found {max_rows}");
@@ -118,6 +123,8 @@ impl Model {
         let config = ConfigJson::new(&path, &config)?;
         let family = families::read(&config)?;
         let ends = EndTokens::read(source, &config, family.spec.vocab_size)?;
+        plan_scratch(&family.spec, options)?;
+        let available = memory::available(device)?;
         let (weights, ignored_tensors) =
             load_weights(source, &config, &family, options.load_format, progress)?;
         let Family { architecture, spec, .. } = family;
@@ -146,7 +153,9 @@ impl Model {
             num_blocks: plan.num_blocks,
         };
         let decoder = Decoder::new(device.clone(), spec, weights, workspace, &plan)?;
-        Ok(Model { device: device.clone(), inputs, decoder, sampler, limits, info })
+        let recorded = RecordedSteps::new(max_rows, table_entries, plan.num_blocks as u32);
+        let (device, record_steps) = (device.clone(), options.record_steps);
+        Ok(Model { device, inputs, recorded, record_steps, decoder, sampler, limits, info })
     }
 
     /// Facts about it.
@@ -162,8 +171,23 @@ impl Model {
     /// [`StepError::Device`] when the device failed.
     pub fn step(&mut self, batch: &Batch, output: &mut StepOutput) -> Result<(), StepError> {
         self.limits.check(batch)?;
-        self.decoder.forward(&self.inputs.load(&self.device, batch)?)?;
+        self.compute(batch)?;
         self.sampler.run(&mut self.decoder, batch, output)
+    }
+
+    /// Computes the hidden states of a checked batch, launch by launch or as a recorded decode.
+    fn compute(&mut self, batch: &Batch) -> DeviceResult<()> {
+        let Model { device, inputs, recorded, record_steps, decoder, .. } = self;
+        let shape = if *record_steps { recorded.shape_of(batch) } else { None };
+        match (&*device, shape) {
+            (Device::Cuda(gpu), Some(shape)) => {
+                let inputs = inputs.load(device, recorded.pad(batch, shape))?;
+                recorded.run(gpu, shape, || decoder.decode(&inputs))?;
+                decoder.has_decoded();
+                Ok(())
+            }
+            _ => decoder.forward(&inputs.load(device, batch)?),
+        }
     }
 
     /// As [`Model::step`], but returns the logits themselves, `[R, vocab_size]` for R logit rows, and draws nothing.
@@ -173,7 +197,7 @@ impl Model {
     /// As [`Model::step`].
     pub fn step_logits(&mut self, batch: &Batch) -> Result<Vec<f32>, StepError> {
         self.limits.check(batch)?;
-        self.decoder.forward(&self.inputs.load(&self.device, batch)?)?;
+        self.compute(batch)?;
         let rows: Vec<u32> = batch.logit_rows.iter().map(|row| row.row).collect();
         let mut logits = Vec::with_capacity(rows.len() * self.info.vocab_size);
         for rows in rows.chunks(LOGIT_ROWS) {
@@ -182,6 +206,17 @@ impl Model {
         }
         Ok(logits)
     }
+}
+
+/// On a GPU, takes the memory that attention wants between its kernels.
+fn plan_scratch(spec: &DecoderSpec, options: &ModelOptions) -> DeviceResult<()> {
+    let Device::Cuda(gpu) = &options.device else { return Ok(()) };
+    let context = options.max_model_len.unwrap_or(spec.max_position_embeddings);
+    let of_layer = |layer: &LayerSpec| {
+        let AttentionSpec { num_heads, head_dim, .. } = layer.attention;
+        ops::attention_scratch_bytes(options.max_batch_tokens, num_heads, head_dim, context)
+    };
+    gpu.plan_scratch(spec.layers.iter().map(of_layer).max().unwrap_or(0))
 }
 
 /// Bytes of the workspace on any device. Host memory takes nothing until it is written: made there, it tells its size.

@@ -11,17 +11,12 @@ use std::{
 use super::{
     Args, CudaPtr, Grid,
     arena::Arena,
-    driver::{Driver, Fault, Handle, attribute, code, driver},
+    driver::{Driver, Fault, Handle, code, driver},
+    facts::Facts,
     modules::Kernels,
     staging::Staging,
 };
 use crate::{KernelError, Result};
-
-/// The lowest compute capability with asynchronous copies and bf16 matrix instructions.
-const LOWEST_CAPABILITY: (u32, u32) = (8, 0);
-
-/// The CUDA version that the kernels are compiled with, as drivers count; older drivers cannot load their machine code.
-const LOWEST_DRIVER: i32 = 13_000;
 
 /// Number of counters that kernels share.
 const ARRIVALS: usize = 1 << 16;
@@ -47,16 +42,6 @@ pub struct CudaDevice {
     recording: AtomicBool,
     /// A kernel has failed: nothing works any more in this process.
     lost: AtomicBool,
-}
-
-/// What is known of a GPU.
-#[derive(Clone, Debug)]
-struct Facts {
-    model: String,
-    capability: (u32, u32),
-    multiprocessors: u32,
-    shared_bytes: u32,
-    driver_version: i32,
 }
 
 impl fmt::Debug for CudaDevice {
@@ -392,38 +377,5 @@ impl Drop for Opened {
         // What was made in it goes with it. An error has nobody to tell.
         let _ = self.driver.set_context(Handle::NULL);
         let _ = self.driver.release_context(self.device);
-    }
-}
-
-impl Facts {
-    fn of(driver: &Driver, device: i32) -> Result<Facts, Fault> {
-        let number = |attribute| Ok::<u32, Fault>(driver.attribute(attribute, device)?.max(0) as u32);
-        Ok(Facts {
-            model: driver.device_name(device)?,
-            capability: (number(attribute::CAPABILITY_MAJOR)?, number(attribute::CAPABILITY_MINOR)?),
-            multiprocessors: number(attribute::MULTIPROCESSOR_COUNT)?.max(1),
-            shared_bytes: number(attribute::SHARED_MEMORY_PER_BLOCK_OPTIN)?,
-            driver_version: driver.version()?,
-        })
-    }
-
-    /// Refuses a driver that cannot load the kernels, and a GPU that none is made for.
-    fn check(&self) -> Result<(), String> {
-        if self.driver_version < LOWEST_DRIVER {
-            let [found, lowest] = [self.driver_version, LOWEST_DRIVER].map(|v| (v / 1000, v % 1000 / 10));
-            return Err(format!(
-                "the NVIDIA driver is for CUDA {}.{}, the kernels need {}.{} or newer; update the driver",
-                found.0, found.1, lowest.0, lowest.1
-            ));
-        }
-        let ((major, minor), (lowest, _)) = (self.capability, LOWEST_CAPABILITY);
-        if self.capability >= LOWEST_CAPABILITY {
-            return Ok(());
-        }
-        Err(format!(
-            "{} has compute capability {major}.{minor}, the kernels need {lowest}.0 (Ampere) or newer; \
-             use `--device cpu`",
-            self.model
-        ))
     }
 }

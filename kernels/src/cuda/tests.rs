@@ -153,3 +153,40 @@ fn recorded_launches_run_again_on_what_is_there_then() {
     assert!(error.to_string().contains("while launches are recorded"), "{error}");
     graph.run().unwrap();
 }
+
+/// A kernel's fault ends the process's use of the device, so it has a process of its own.
+#[test]
+fn a_kernel_that_fails_is_an_error_from_then_on() {
+    if cuda().is_none() {
+        return;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "cuda::tests::with_a_launch_that_fails", "--ignored", "--nocapture"])
+        .env("CUSIM_FAIL_LAUNCH", "2")
+        .env_remove("MOSU_TEST_CUDA")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+#[ignore = "runs in a process of its own, where the second launch fails"]
+fn with_a_launch_that_fails() {
+    let device = cuda().unwrap();
+    let table = Tensor::zeros_on(&device, [2, 2], DType::F32).unwrap();
+    let ids = Tensor::zeros_on(&device, [1], DType::U32).unwrap();
+    let mut out = Tensor::zeros_on(&device, [1, 2], DType::F32).unwrap();
+    let embed = |out: &mut Tensor| embedding(&device, out.view_mut().unwrap(), table.view(), ids.view(), 1.0);
+    embed(&mut out).unwrap();
+    assert_eq!(out.to_vec::<f32>(&device).unwrap(), [0.0; 2]);
+    // The launch itself may well return before the kernel has failed; the next wait cannot.
+    let error = embed(&mut out).and_then(|()| out.to_vec::<f32>(&device).map(|_| ())).unwrap_err();
+    assert!(matches!(&error, KernelError::DeviceLost { device, .. } if device == "cuda:0"), "{error}");
+    for again in [
+        embed(&mut out).unwrap_err(),
+        gpu(&device).synchronize().unwrap_err(),
+        Tensor::zeros_on(&device, [4], DType::F32).unwrap_err(),
+    ] {
+        assert!(matches!(again, KernelError::DeviceLost { .. }), "{again}");
+    }
+}
