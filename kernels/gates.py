@@ -26,8 +26,8 @@ BUDGETS = [
 ]
 # (pattern of a kernel's name, instruction that its machine code must contain)
 INSTRUCTIONS = [
-    (r"^linear_simt_", r"FFMA"),
-    (r"^(linear|gated_linear|moe_\w*linear\w*|paged_attention)_.*bf16$", r"HMMA|HGMMA"),
+    (r"^(linear|moe_gate_up|moe_down)_simt_|^paged_attention_(plain|combine)_", r"FFMA"),
+    (r"^(linear|gated_linear|moe_gate_up|moe_down|paged_attention)_.*bf16$", r"HMMA|HGMMA"),
 ]
 
 

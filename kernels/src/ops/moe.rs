@@ -1,6 +1,7 @@
 //! `moe`: a mixture of experts, grouped so that every expert's rows run as one matrix product.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
 mod workspace;
@@ -52,5 +53,8 @@ pub fn moe(
         "cannot weigh the inputs of experts with biases".into()
     })?;
     workspace.check(check, rows, chosen, experts)?;
-    cpu::moe(device.as_cpu(check.0)?, check, out, x, ids, weights, experts, glu, weigh, workspace)
+    match device {
+        Device::Cpu(cpu) => cpu::moe(cpu, check, out, x, ids, weights, experts, glu, weigh, workspace),
+        Device::Cuda(gpu) => cuda::moe(gpu, check, out, x, ids, weights, experts, glu, weigh, workspace),
+    }
 }

@@ -341,10 +341,10 @@ DEVICE void attend_plain(const Attention<T>& a) {
 }
 
 #define ATTEND_PLAIN(T)                                                                                \
-  extern "C" __global__ void __launch_bounds__(128) paged_attention_##T(ATTENTION_PARAMETERS(T)) {     \
+  extern "C" __global__ void __launch_bounds__(128) paged_attention_plain_##T(ATTENTION_PARAMETERS(T)) {\
     attend_plain<T>(ATTENTION_ARGUMENTS);                                                              \
   }                                                                                                    \
-  KERNEL_EXPORT(paged_attention_##T)
+  KERNEL_EXPORT(paged_attention_plain_##T)
 using f32 = float;
 ATTEND_PLAIN(f32)
 ATTEND_PLAIN(bf16)

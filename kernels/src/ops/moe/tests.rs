@@ -2,6 +2,7 @@ use half::{bf16, f16};
 
 use super::*;
 use crate::{
+    Tensor,
     cpu::Weight,
     ops::{Activation, Expert, Linear, LinearPart, testing::*},
 };
@@ -11,6 +12,8 @@ const OAI: Glu = Glu::SwigluOai { alpha: 1.702, limit: 1.0 };
 
 /// Values of experts: gate `[I, H]`, up `[I, H]`, down `[H, I]` of each, and their biases.
 struct Case<W: Weight<Input: Rounded>> {
+    /// Rows, experts per row, hidden and intermediate size, experts.
+    sizes: [usize; 5],
     weights: Vec<[Vec<W>; 3]>,
     biases: Option<Vec<[Vec<f32>; 3]>>,
     x: Vec<W::Input>,
@@ -22,7 +25,11 @@ struct Case<W: Weight<Input: Rounded>> {
 
 impl<W: Rounded + Weight<Input: Rounded>> Case<W> {
     fn new(glu: Glu, weigh: WeighExperts, biased: bool) -> Case<W> {
-        let [rows, k, h, i, e] = SIZES;
+        Case::sized(SIZES, glu, weigh, biased)
+    }
+
+    fn sized(sizes: [usize; 5], glu: Glu, weigh: WeighExperts, biased: bool) -> Case<W> {
+        let [rows, k, h, i, e] = sizes;
         let mut random = Random::new(10);
         let weights =
             (0..e).map(|_| [i * h, i * h, h * i].map(|n| rounded(&random.floats(n, 0.5)))).collect();
@@ -30,15 +37,17 @@ impl<W: Rounded + Weight<Input: Rounded>> Case<W> {
         // Expert 4 is never chosen.
         let ids = (0..rows * k).map(|n| [0, 1, 2, 3, 5, 6, 7, 8][(n * n + n / 7) % 8]).collect();
         let x = rounded(&random.floats(rows * h, 1.0));
-        Case { weights, biases, x, ids, slot_weights: random.floats(rows * k, 1.0), glu, weigh }
+        let slot_weights = random.floats(rows * k, 1.0);
+        Case { sizes, weights, biases, x, ids, slot_weights, glu, weigh }
     }
 
-    fn experts(&self, device: &Device) -> Experts {
-        let [_, _, h, i, _] = SIZES;
+    fn experts(&self) -> Experts {
+        let [_, _, h, i, _] = self.sizes;
         let part = |e: usize, which: usize| {
             let [n, k] = if which == 2 { [h, i] } else { [i, h] };
-            let bias = self.biases.as_ref().map(|biases| upload(device, [n], &biases[e][which]));
-            LinearPart { weight: upload(device, [n, k], &self.weights[e][which]), bias }
+            let vector = |bias: &Vec<f32>| Tensor::from_slice([n], bias).unwrap();
+            let bias = self.biases.as_ref().map(|biases| vector(&biases[e][which]));
+            LinearPart { weight: Tensor::from_slice([n, k], &self.weights[e][which]).unwrap(), bias }
         };
         let expert = |e| Expert {
             gate_up: Linear::new(vec![part(e, 0), part(e, 1)]).unwrap(),
@@ -49,7 +58,7 @@ impl<W: Rounded + Weight<Input: Rounded>> Case<W> {
 
     /// One row by the definition in f64, but for the rounding of what meets `down`.
     fn expected(&self, row: usize) -> Vec<f64> {
-        let [_, k, h, i, _] = SIZES;
+        let [_, k, h, i, _] = self.sizes;
         let x: Vec<f64> = self.x[row * h..(row + 1) * h].iter().map(|x| f64::from(x.widen())).collect();
         let product = |e: usize, which: usize, x: &[f64], out: usize| -> Vec<f64> {
             let weight = &self.weights[e][which];
@@ -78,10 +87,10 @@ impl<W: Rounded + Weight<Input: Rounded>> Case<W> {
     }
 
     fn check(&self, tolerance: f64) {
-        let [rows, k, h, i, e] = SIZES;
+        let [rows, k, h, i, e] = self.sizes;
         let expected: Vec<f64> = (0..rows).flat_map(|row| self.expected(row)).collect();
-        for device in devices() {
-            let experts = self.experts(&device);
+        for device in every_device() {
+            let experts = self.experts().to_device(&device).unwrap();
             let mut workspace = MoeWorkspace::new(&device, rows, k, h, i, e, W::DTYPE).unwrap();
             let mut run = |rows: usize| {
                 let mut out = empty(&device, [rows, h], DType::F32);
@@ -131,7 +140,7 @@ fn misfits_are_named() {
     let [_, k, h, i, e] = SIZES;
     let device = &devices()[0];
     let case = Case::<f32>::new(OAI, WeighExperts::Output, true);
-    let experts = case.experts(device);
+    let experts = case.experts();
     let message = |id: u32, rows: usize, weigh, sizes: [usize; 5]| {
         let [max_rows, k_of, h_of, i_of, e_of] = sizes;
         let mut workspace =
@@ -165,4 +174,12 @@ fn misfits_are_named() {
         message(0, 1, WeighExperts::Input, [1, k, h, i, e]),
         "moe: cannot weigh the inputs of experts with biases"
     );
+}
+
+/// From a few visits of each expert to more than the largest tile holds, with sizes that fill no tile.
+#[test]
+fn tiles_of_every_size_agree() {
+    let sizes = [120, 3, 72, 136, 9];
+    Case::<bf16>::sized(sizes, Glu::Plain(Activation::Silu), WeighExperts::Output, false).check(0.1);
+    Case::<bf16>::sized(sizes, OAI, WeighExperts::Output, true).check(0.1);
 }

@@ -1,5 +1,6 @@
 //! What `moe` needs between its steps.
 
+use super::cuda;
 use crate::{
     DType, Device, Result, Tensor,
     ops::{check::Check, experts::Experts},
@@ -25,7 +26,9 @@ pub struct MoeWorkspace {
     pub(super) pairs: Vec<u32>,
     /// `[max_rows · k]` where each (row, slot) pair stands among the visits.
     pub(super) places: Vec<u32>,
-    /// f32 `[max_rows · k, 2I]`
+    /// The same on a CUDA device, u32: see [`cuda::index_words`].
+    pub(super) indices: Tensor,
+    /// f32 `[max_rows · k, 2I]`; on a CUDA device none, whose kernels activate at once.
     pub(super) gate_up: Tensor,
     /// compute `[max_rows · k, I]`
     pub(super) activated: Tensor,
@@ -49,6 +52,11 @@ impl MoeWorkspace {
         dtype: DType,
     ) -> Result<MoeWorkspace> {
         let visits = max_rows.saturating_mul(chosen);
+        // The sorted visits lie where the device sorts them.
+        let (on_host, on_device) = match device {
+            Device::Cpu(_) => (visits, 0),
+            Device::Cuda(_) => (0, cuda::index_words(visits, experts)),
+        };
         Ok(MoeWorkspace {
             max_rows,
             chosen,
@@ -56,21 +64,22 @@ impl MoeWorkspace {
             intermediate,
             experts,
             compute: dtype.compute(),
-            gate_up: Tensor::zeros_on(device, [visits, intermediate.saturating_mul(2)], DType::F32)?,
+            gate_up: Tensor::zeros_on(device, [on_host, intermediate.saturating_mul(2)], DType::F32)?,
             activated: Tensor::zeros_on(device, [visits, intermediate], dtype.compute())?,
             down: Tensor::zeros_on(device, [visits, hidden], DType::F32)?,
+            indices: Tensor::zeros_on(device, [on_device], DType::U32)?,
             starts: vec![0; experts + 1],
             active: vec![0; experts],
-            rows: vec![0; visits],
-            pairs: vec![0; visits],
-            places: vec![0; visits],
+            rows: vec![0; on_host],
+            pairs: vec![0; on_host],
+            places: vec![0; on_host],
         })
     }
 
     /// Its size in bytes.
     pub fn bytes(&self) -> usize {
         let indices = self.starts.len() + self.active.len() + 3 * self.rows.len();
-        let tensors = [&self.gate_up, &self.activated, &self.down];
+        let tensors = [&self.indices, &self.gate_up, &self.activated, &self.down];
         4 * indices + tensors.map(Tensor::size_in_bytes).iter().sum::<usize>()
     }
 

@@ -58,8 +58,8 @@ impl Variant {
         };
         // The tensor cores want rows of whole 16-byte chunks.
         let name = match head_dim {
-            _ if dtype == DType::F32 => "paged_attention_f32",
-            _ if !head_dim.is_multiple_of(8) => "paged_attention_bf16",
+            _ if dtype == DType::F32 => "paged_attention_plain_f32",
+            _ if !head_dim.is_multiple_of(8) => "paged_attention_plain_bf16",
             ..=32 => return Variant::mma("paged_attention_mma32_bf16", 32, 64, 2, 4),
             33..=64 => return Variant::mma("paged_attention_mma64_bf16", 64, 64, 2, 4),
             65..=96 => return Variant::mma("paged_attention_mma96_bf16", 96, 64, 2, 4),
