@@ -36,7 +36,7 @@ pub fn gated_linear(
         )
     })?;
     match device {
-        Device::Cuda(gpu) if cuda::has_gated(gate_up_proj) => {
+        Device::Cuda(gpu) if cuda::has_gated(gpu, gate_up_proj) => {
             cuda::gated_linear(gpu, out, x, gate_up_proj, glu)
         }
         _ => {

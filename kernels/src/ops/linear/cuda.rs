@@ -19,7 +19,7 @@ const SHORTEST_PART: usize = 256;
 const MOST_PARTS: usize = 8;
 
 pub(super) fn linear(gpu: &CudaDevice, mut out: ViewMut<'_>, x: View<'_>, linear: &Linear) -> Result<()> {
-    let cut = Cut::of(linear);
+    let cut = Cut::of(gpu.capability(), linear);
     let plan = cut.plan(x.shape().dims()[0], cut.n, gpu.multiprocessors() as usize);
     launch_linear(gpu, &mut out, x, linear, cut, plan)
 }
@@ -41,8 +41,8 @@ fn launch_linear(
 }
 
 /// Whether [`gated_linear`] can do it in one launch.
-pub(in crate::ops) fn has_gated(linear: &Linear) -> bool {
-    Cut::of(linear).family.large.gated.is_some()
+pub(in crate::ops) fn has_gated(gpu: &CudaDevice, linear: &Linear) -> bool {
+    Cut::of(gpu.capability(), linear).family.large.gated.is_some()
 }
 
 /// `out = glu(linear(x))` for a weight whose kernels have a gate.
@@ -53,7 +53,7 @@ pub(in crate::ops) fn gated_linear(
     linear: &Linear,
     glu: Glu,
 ) -> Result<()> {
-    let cut = Cut::of(linear);
+    let cut = Cut::of(gpu.capability(), linear);
     let plan = cut.plan(x.shape().dims()[0], gated_features(cut.n), gpu.multiprocessors() as usize);
     launch_gated(gpu, &mut out, x, linear, glu, cut, plan)
 }
@@ -111,7 +111,7 @@ impl Linear {
         match device {
             Device::Cpu(_) => 0,
             Device::Cuda(gpu) => {
-                let cut = Cut::of(self);
+                let cut = Cut::of(gpu.capability(), self);
                 cut.most_partial_bytes(rows, gated_features(cut.n), gpu.multiprocessors() as usize)
             }
         }
@@ -138,9 +138,10 @@ struct Plan {
 }
 
 impl Cut {
-    fn of(linear: &Linear) -> Cut {
+    fn of(capability: (u32, u32), linear: &Linear) -> Cut {
         let (n, k) = (linear.out_features(), linear.in_features());
         let family = match linear.dtype() {
+            DType::BF16 if k.is_multiple_of(8) && capability == (9, 0) => &WGMMA,
             DType::BF16 if k.is_multiple_of(8) => &MMA,
             DType::BF16 => &SIMT_BF16,
             DType::F16 => &SIMT_F16,

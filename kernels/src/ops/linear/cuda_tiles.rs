@@ -35,7 +35,7 @@ pub(super) struct Family {
     pub all_parts: Tile,
 }
 
-const fn mma(
+const fn tensor_cores(
     kernels: [&'static str; 2],
     features: usize,
     tokens: usize,
@@ -52,15 +52,38 @@ pub(super) static MMA: Family = Family {
     stage: 64,
     takes_alignment: false,
     small: &[
-        mma(["linear_t8_bf16", "gated_linear_t8_bf16"], 64, 8, 128, 6),
-        mma(["linear_t16_bf16", "gated_linear_t16_bf16"], 64, 16, 128, 6),
-        mma(["linear_t32_bf16", "gated_linear_t32_bf16"], 64, 32, 128, 5),
-        mma(["linear_t64_bf16", "gated_linear_t64_bf16"], 64, 64, 128, 4),
+        tensor_cores(["linear_t8_bf16", "gated_linear_t8_bf16"], 64, 8, 128, 6),
+        tensor_cores(["linear_t16_bf16", "gated_linear_t16_bf16"], 64, 16, 128, 6),
+        tensor_cores(["linear_t32_bf16", "gated_linear_t32_bf16"], 64, 32, 128, 5),
+        tensor_cores(["linear_t64_bf16", "gated_linear_t64_bf16"], 64, 64, 128, 4),
     ],
-    large: mma(["linear_t128_bf16", "gated_linear_t128_bf16"], 128, 128, 256, 3),
+    large: tensor_cores(["linear_t128_bf16", "gated_linear_t128_bf16"], 128, 128, 256, 3),
     all_parts: Tile {
         all_parts: true,
-        ..mma(["linear_t128_all_parts_bf16", "gated_linear_t128_all_parts_bf16"], 128, 128, 256, 3)
+        ..tensor_cores(["linear_t128_all_parts_bf16", "gated_linear_t128_all_parts_bf16"], 128, 128, 256, 3)
+    },
+};
+
+/// The same on compute capability 9.0, with instructions that it alone has.
+pub(super) static WGMMA: Family = Family {
+    stage: 64,
+    takes_alignment: false,
+    small: &[
+        tensor_cores(["linear_wgmma_t8_bf16", "gated_linear_wgmma_t8_bf16"], 64, 8, 128, 7),
+        tensor_cores(["linear_wgmma_t16_bf16", "gated_linear_wgmma_t16_bf16"], 64, 16, 128, 7),
+        tensor_cores(["linear_wgmma_t32_bf16", "gated_linear_wgmma_t32_bf16"], 64, 32, 128, 6),
+        tensor_cores(["linear_wgmma_t64_bf16", "gated_linear_wgmma_t64_bf16"], 64, 64, 128, 4),
+    ],
+    large: tensor_cores(["linear_wgmma_t128_bf16", "gated_linear_wgmma_t128_bf16"], 128, 128, 256, 5),
+    all_parts: Tile {
+        all_parts: true,
+        ..tensor_cores(
+            ["linear_wgmma_t128_all_parts_bf16", "gated_linear_wgmma_t128_all_parts_bf16"],
+            128,
+            128,
+            256,
+            5,
+        )
     },
 };
 

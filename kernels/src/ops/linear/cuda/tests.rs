@@ -34,7 +34,7 @@ fn all_kernels_agree<W: Rounded, X: Rounded>() {
         let linear = layer::<W>(&device, n, k);
         let x = upload::<X>(&device, [rows, k], &rounded(&Random::new(3).floats(rows * k, 1.0)));
         let mut first: Option<Vec<f32>> = None;
-        let cut = Cut::of(&linear);
+        let cut = Cut::of(gpu.capability(), &linear);
         for plan in plans(cut, rows, n) {
             let mut out = empty(&device, [rows, n], DType::F32);
             launch_linear(gpu, &mut out.view_mut().unwrap(), x.view(), &linear, cut, plan).unwrap();
@@ -66,7 +66,7 @@ fn the_gate_of_a_kernel_is_that_of_gated_activation() {
         let mut out = empty(&device, [rows, width], DType::BF16);
         crate::ops::gated_activation(&device, out.view_mut().unwrap(), gate_up.view(), glu).unwrap();
         let expected = to_vec::<bf16>(&device, &out);
-        let cut = Cut::of(&linear);
+        let cut = Cut::of(gpu.capability(), &linear);
         for plan in plans(cut, rows, gated_features(2 * width)) {
             let mut out = empty(&device, [rows, width], DType::BF16);
             launch_gated(gpu, &mut out.view_mut().unwrap(), x.view(), &linear, glu, cut, plan).unwrap();
@@ -79,7 +79,7 @@ fn the_gate_of_a_kernel_is_that_of_gated_activation() {
 /// A weight's cut without its memory.
 fn cut(n: usize, k: usize) -> Cut {
     let weight = Tensor::zeros([n, k], DType::BF16).unwrap();
-    Cut::of(&Linear::new(vec![LinearPart { weight, bias: None }]).unwrap())
+    Cut::of((8, 0), &Linear::new(vec![LinearPart { weight, bias: None }]).unwrap())
 }
 
 #[test]
