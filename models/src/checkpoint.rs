@@ -1,7 +1,5 @@
 //! A checkpoint: memory-mapped safetensors files, and which of their tensors have been claimed.
 
-mod fp8;
-mod mxfp4;
 mod pieces;
 
 use std::{
@@ -14,7 +12,10 @@ use std::{
 };
 
 use memmap2::Mmap;
-use mosu_kernels::{Bytes, DType, KernelError, Shape, Tensor};
+use mosu_kernels::{
+    Bytes, DType, KernelError, Shape, Tensor,
+    convert::{self, MXFP4_BLOCK},
+};
 use safetensors::tensor::Dtype;
 use serde::Deserialize;
 
@@ -27,6 +28,8 @@ use crate::{
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// Rows and columns of an FP8 matrix that share a scale.
+const FP8_BLOCK: usize = 128;
 
 /// The tensors of one checkpoint, none of them read yet.
 pub(crate) struct Checkpoint {
@@ -216,9 +219,12 @@ impl Checkpoint {
         let &[rows, columns] = shape.dims() else {
             return Err(LoadError::checkpoint(&shard.file, Some(name), "is FP8, but not a matrix"));
         };
-        let scales =
-            self.claim(&format!("{name}_scale_inv"), Shape::new(fp8::scales_shape([rows, columns])))?;
-        Ok(fp8::unpack(&bytes.as_slice()[range], scales.as_slice::<f32>()?, [rows, columns], dtype)?)
+        let blocks = [rows.div_ceil(FP8_BLOCK), columns.div_ceil(FP8_BLOCK)];
+        let scales = self.claim(&format!("{name}_scale_inv"), Shape::new(blocks))?;
+        let mut tensor = Tensor::zeros(shape, dtype)?;
+        let (values, block) = (&bytes.as_slice()[range], [FP8_BLOCK; 2]);
+        convert::fp8_e4m3(tensor.view_mut()?, values, scales.view(), block)?;
+        Ok(tensor)
     }
 }
 
@@ -282,16 +288,18 @@ impl TensorSource for Checkpoint {
         count: usize,
         [rows, columns]: [usize; 2],
     ) -> Result<Vec<Tensor>, LoadError> {
-        let (dtype, blocks) = (self.unpacked, columns / mxfp4::BLOCK);
+        let (dtype, blocks) = (self.unpacked, columns / MXFP4_BLOCK);
         let (of_scales, scales) = self.take_bytes(&format!("{name}_scales"), &[count, rows, blocks])?;
-        let shape = [count, rows, blocks, mxfp4::BLOCK / 2];
+        let shape = [count, rows, blocks, MXFP4_BLOCK / 2];
         let (of_blocks, blocks) = self.take_bytes(&format!("{name}_blocks"), &shape)?;
         let (scales, blocks) = (&of_scales.as_slice()[scales], &of_blocks.as_slice()[blocks]);
         let (scale_bytes, block_bytes) = (scales.len() / count, blocks.len() / count);
         let unpack = |index: usize| {
             let blocks = &blocks[index * block_bytes..][..block_bytes];
             let scales = &scales[index * scale_bytes..][..scale_bytes];
-            Ok(mxfp4::unpack(blocks, scales, [rows, columns], dtype)?)
+            let mut tensor = Tensor::zeros([rows, columns], dtype)?;
+            convert::mxfp4(tensor.view_mut()?, blocks, scales)?;
+            Ok(tensor)
         };
         (0..count).map(unpack).collect()
     }

@@ -4,22 +4,19 @@
 //! k experts per token, R rows with logits, V vocabulary. The residual stream `hidden` is f32; what meets a matrix is
 //! of the weights' compute type.
 
+mod attention;
+
 use half::{bf16, f16};
-use mosu_kernels::{
-    DType, Device, Result, Tensor, View, ViewMut,
-    ops::{self, AttentionParams, HeadTransform, QkNorm, Qkv},
-};
+use mosu_kernels::{DType, Device, Result, View, ViewMut, ops};
 
 use crate::{
-    AttentionSpec, DecoderSpec, EmbeddingSpec, FfnActivation, HeadSpec,
+    DecoderSpec, EmbeddingSpec, FfnActivation, HeadSpec,
     inputs::Inputs,
     kv_cache::KvBlocks,
     plan::MemoryPlan,
     position_tables::PositionTables,
     recorded::SPARE_BLOCKS,
-    weights::{
-        DecoderWeights, FfnWeights, LayerWeights, LowRankWeights, NetworkWeights, NormWeights, QkvWeights,
-    },
+    weights::{DecoderWeights, FfnWeights, LayerWeights, NetworkWeights, NormWeights},
     workspace::{Scratch, Workspace},
 };
 
@@ -113,60 +110,6 @@ impl Decoder {
         let (normed, hidden, delta) =
             (w.normed.get_mut(shape)?, w.hidden.get_mut(shape)?, w.delta.get(shape)?);
         ops::add_norm(device, normed, hidden, delta, post.map(NormWeights::view), norm.view())
-    }
-
-    /// `delta = o([gate *] attention(q, k, v))` of `normed`
-    fn attention(&mut self, layer: usize, inputs: &Inputs<'_>) -> Result<()> {
-        let Decoder { device, spec, weights, tables, cache, workspace: w, .. } = self;
-        let (t, h, eps) = (inputs.rows, spec.hidden_size, spec.norm.eps);
-        let spec = &spec.layers[layer].attention;
-        let AttentionSpec { num_heads: hq, num_kv_heads: hkv, head_dim: d, .. } = *spec;
-        let weights = &weights.layers[layer];
-        let (q_width, kv_width) = (hq * d, 2 * hkv * d);
-        let normed = w.normed.get([t, h])?;
-        let qkv = match &weights.qkv {
-            QkvWeights::Direct(linear) => {
-                let shape = [t, q_width + kv_width];
-                ops::linear(device, w.qkv.get_mut(shape)?, normed, linear)?;
-                Qkv::Fused(w.qkv.get(shape)?)
-            }
-            QkvWeights::LowRank(low_rank) => {
-                let LowRankWeights { q_down, q_down_norm, q_up, kv } = &**low_rank;
-                let narrow = [t, q_down.out_features()];
-                ops::linear(device, w.q_down.get_mut(narrow)?, normed, q_down)?;
-                let (to, from) = (w.q_down_normed.get_mut(narrow)?, w.q_down.get(narrow)?);
-                ops::norm(device, to, from, q_down_norm.view())?;
-                ops::linear(device, w.qkv.get_mut([t, q_width])?, w.q_down_normed.get(narrow)?, q_up)?;
-                ops::linear(device, w.kv.get_mut([t, kv_width])?, normed, kv)?;
-                Qkv::Split { q: w.qkv.get([t, q_width])?, kv: w.kv.get([t, kv_width])? }
-            }
-        };
-        let transform = HeadTransform {
-            qk_norm: spec.qk_norm.map(|norm| QkNorm {
-                weights: weights.qk_norm.as_ref().map(|[q, k]| [q.view(), k.view()]),
-                span: norm.span,
-                order: norm.order,
-                eps,
-            }),
-            rope: tables.rope(layer),
-        };
-        let (q, kv_cache) = (w.q.get_mut([t, hq, d])?, cache.layer_mut(layer)?);
-        ops::qkv_rope_cache(device, q, kv_cache, qkv, transform, inputs.positions, inputs.slots)?;
-        let params = AttentionParams {
-            scale: spec.scale,
-            mask: spec.mask,
-            softcap: spec.softcap,
-            temperature: tables.temperature(layer),
-            sinks: weights.sinks.as_ref().map(Tensor::view),
-            alibi_slopes: tables.alibi_slopes(layer),
-        };
-        let (out, q) = (w.attended.get_mut([t, q_width])?, w.q.get([t, hq, d])?);
-        ops::paged_attention(device, out, q, cache.layer(layer), inputs.sequences, params)?;
-        if let Some(gate) = &weights.head_gate {
-            ops::linear(device, w.head_gates.get_mut([t, hq])?, normed, gate)?;
-            ops::gate_heads(device, w.attended.get_mut([t, q_width])?, w.head_gates.get([t, hq])?)?;
-        }
-        ops::linear(device, w.delta.get_mut([t, h])?, w.attended.get([t, q_width])?, &weights.o_proj)
     }
 
     /// `delta = ffn(normed)`

@@ -27,9 +27,16 @@ impl EndTokens {
         let generation =
             source.read_json("generation_config.json")?.unwrap_or_else(|| Value::Object(Default::default()));
         let generation = ConfigJson::new(&file, &generation)?;
-        let first_of = |key: &str| match generation.token_ids(key)? {
-            ids if ids.is_empty() => config.token_ids(key),
-            ids => Ok(ids),
+        // Multimodal files say it of their text model.
+        let text = config.section("text_config")?;
+        let first_of = |key: &str| {
+            for at in [Some(&generation), Some(config), text.as_ref()].into_iter().flatten() {
+                let ids = at.token_ids(key)?;
+                if !ids.is_empty() {
+                    return Ok(ids);
+                }
+            }
+            Ok::<_, LoadError>(Vec::new())
         };
         let mut eos = first_of("eos_token_id")?;
         eos.extend(tokenizer_eos(source)?);

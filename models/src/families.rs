@@ -6,6 +6,7 @@
 mod base;
 mod bloom;
 mod chatglm;
+mod deepseek;
 mod ernie4_5;
 mod ffn;
 mod gemma;
@@ -28,6 +29,7 @@ mod qwen1;
 mod qwen2;
 mod qwen3;
 mod qwen_moe;
+mod refused;
 mod rope;
 mod skywork;
 mod spark2_5;
@@ -54,6 +56,8 @@ const FAMILIES: &[(&str, ReadConfig)] = &[
     ("BloomForCausalLM", bloom::read),
     ("ChatGLMForConditionalGeneration", chatglm::read),
     ("ChatGLMModel", chatglm::read),
+    ("DeepseekV2ForCausalLM", deepseek::read_v2),
+    ("DeepseekV3ForCausalLM", deepseek::read_v3),
     ("Ernie4_5ForCausalLM", ernie4_5::read),
     ("Ernie4_5_MoeForCausalLM", ernie4_5::read_moe),
     ("GPT2LMHeadModel", gpt2::read),
@@ -109,6 +113,9 @@ pub(crate) fn read(config: &ConfigJson) -> Result<Family, LoadError> {
             config.error("architectures", format!("expected one architecture, found {architectures:?}"))
         );
     };
+    if let Some(needs) = refused::lacks(name) {
+        return Err(config.error("architectures", format!("{name} needs {needs}, not supported yet")));
+    }
     let Some((architecture, read)) = FAMILIES.iter().find(|(known, _)| *known == name) else {
         return Err(LoadError::UnknownArchitecture {
             file: config.file().into(),
@@ -116,7 +123,11 @@ pub(crate) fn read(config: &ConfigJson) -> Result<Family, LoadError> {
             known: FAMILIES.iter().map(|(known, _)| *known).collect(),
         });
     };
-    let (spec, names) = read(config)?;
+    let (mut spec, names) = read(config)?;
+    // A multimodal file may say it for all its parts at once.
+    if spec.dtype.is_none() {
+        spec.dtype = base::dtype(config)?;
+    }
     Ok(Family { architecture, spec, names })
 }
 

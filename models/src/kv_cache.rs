@@ -1,24 +1,24 @@
 //! The device's KV blocks: per layer, keys and values as `[num_blocks, num_kv_heads, BLOCK_SIZE, head_dim]`, so that
-//! one KV block of one head is contiguous.
+//! one KV block of one head is contiguous. Latent attention has one row per token instead, `[num_blocks, BLOCK_SIZE, R]`.
 
 use mosu_kernels::{
     DType, Device, KernelError, Tensor,
     ops::{KvCache, KvCacheMut},
 };
 
-use crate::DecoderSpec;
+use crate::{AttentionSpec, DecoderSpec};
 
 /// Tokens per KV block.
 pub const BLOCK_SIZE: usize = 16;
 
 /// The KV blocks of all layers. Who owns which block is the engine's business.
 pub(crate) struct KvBlocks {
-    layers: Vec<KeysAndValues>,
+    layers: Vec<LayerCache>,
 }
 
-struct KeysAndValues {
-    k: Tensor,
-    v: Tensor,
+enum LayerCache {
+    KeysAndValues { k: Tensor, v: Tensor },
+    Latents(Tensor),
 }
 
 impl KvBlocks {
@@ -29,24 +29,44 @@ impl KvBlocks {
         dtype: DType,
         num_blocks: usize,
     ) -> Result<KvBlocks, KernelError> {
-        let layer = |attention: &crate::AttentionSpec| {
+        let layer = |attention: &AttentionSpec| {
+            if let Some(kv) = attention.latent_kv {
+                let shape = [num_blocks, BLOCK_SIZE, attention.latent_row(kv)];
+                return Ok(LayerCache::Latents(Tensor::zeros_on(device, shape, dtype)?));
+            }
             let shape = [num_blocks, attention.num_kv_heads, BLOCK_SIZE, attention.head_dim];
             let zeros = || Tensor::zeros_on(device, shape, dtype);
-            Ok(KeysAndValues { k: zeros()?, v: zeros()? })
+            Ok(LayerCache::KeysAndValues { k: zeros()?, v: zeros()? })
         };
         let layers = spec.layers.iter().map(|spec| layer(&spec.attention)).collect::<Result<_, _>>()?;
         Ok(KvBlocks { layers })
     }
 
-    /// One layer's, to read.
-    pub fn layer(&self, layer: usize) -> KvCache<'_> {
-        let KeysAndValues { k, v } = &self.layers[layer];
-        KvCache { k: k.view(), v: v.view() }
+    /// Keys and values of a layer, to read.
+    pub fn layer(&self, layer: usize) -> Result<KvCache<'_>, KernelError> {
+        match &self.layers[layer] {
+            LayerCache::KeysAndValues { k, v } => Ok(KvCache { k: k.view(), v: v.view() }),
+            LayerCache::Latents(_) => Err(other_kind(layer)),
+        }
     }
 
-    /// One layer's, to write.
+    /// Keys and values of a layer, to write.
     pub fn layer_mut(&mut self, layer: usize) -> Result<KvCacheMut<'_>, KernelError> {
-        let KeysAndValues { k, v } = &mut self.layers[layer];
-        Ok(KvCacheMut { k: k.view_mut()?, v: v.view_mut()? })
+        match &mut self.layers[layer] {
+            LayerCache::KeysAndValues { k, v } => Ok(KvCacheMut { k: k.view_mut()?, v: v.view_mut()? }),
+            LayerCache::Latents(_) => Err(other_kind(layer)),
+        }
     }
+
+    /// Latents of a layer.
+    pub fn latents(&mut self, layer: usize) -> Result<&mut Tensor, KernelError> {
+        match &mut self.layers[layer] {
+            LayerCache::Latents(latents) => Ok(latents),
+            LayerCache::KeysAndValues { .. } => Err(other_kind(layer)),
+        }
+    }
+}
+
+fn other_kind(layer: usize) -> KernelError {
+    KernelError::Argument { op: "kv_cache", reason: format!("layer {layer} has the other kind of cache") }
 }

@@ -49,7 +49,7 @@ pub use mosu_kernels::{
 };
 pub use source::ModelSource;
 pub use spec::{
-    AttentionSpec, DecoderSpec, DenseSpec, EmbeddingSpec, FfnActivation, FfnSpec, HeadSpec, LayerSpec,
-    MoeSpec, NormSpec, QkNormSpec, RopeScaling, RopeSpec, SharedSpec, Temperature,
+    AttentionSpec, DecoderSpec, DenseSpec, EmbeddingSpec, FfnActivation, FfnSpec, HeadSpec, LatentSpec,
+    LayerSpec, LowRankSpec, MoeSpec, NormSpec, QkNormSpec, RopeScaling, RopeSpec, SharedSpec, Temperature,
 };
 pub use tokenizer::{Joining, SpecialTokens, TextJoiner, TokenPiece, Tokenizer, TokenizerError};

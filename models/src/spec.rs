@@ -107,8 +107,11 @@ pub struct AttentionSpec {
     pub num_kv_heads: usize,
     /// Width of a head; not always `hidden_size / num_heads`.
     pub head_dim: usize,
-    /// Queries go through a narrow layer with a norm: `q = up(norm(down(x)))`; its width (Step-3).
-    pub q_rank: Option<usize>,
+    /// Queries go by way of a narrow layer: `q = up(norm(down(x)))` (Step-3, DeepSeek).
+    pub low_rank_q: Option<LowRankSpec>,
+    /// Keys and values come out of one narrow latent per token, which is what the cache holds (DeepSeek). Then
+    /// `head_dim` is the width of a query head, and `num_kv_heads` is 1.
+    pub latent_kv: Option<LatentSpec>,
     /// q, k and v projections have a bias.
     pub qkv_bias: bool,
     /// The output projection has a bias.
@@ -131,6 +134,47 @@ pub struct AttentionSpec {
     pub temperature: Option<Temperature>,
     /// The output of each head is multiplied by `sigmoid(gate(x))` (Step-3.5, Spark-X2.5).
     pub head_gate: bool,
+}
+
+/// A narrow layer with a norm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LowRankSpec {
+    /// Its width.
+    pub rank: usize,
+    /// Epsilon of its norm.
+    pub norm_eps: f32,
+}
+
+/// Multi-head latent attention (DeepSeek-AI 2024, arXiv 2405.04434). A key is made of `nope_dim` elements out of the
+/// latent and of a rotated rest that all heads share; a value comes out of the latent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LatentSpec {
+    /// The latent.
+    pub latent: LowRankSpec,
+    /// Elements of a query head without position; those behind rotate.
+    pub nope_dim: usize,
+    /// Width of a value head.
+    pub value_dim: usize,
+}
+
+impl AttentionSpec {
+    /// Elements that one token leaves in the KV cache.
+    pub fn cached_elements(&self) -> usize {
+        match self.latent_kv {
+            None => 2 * self.num_kv_heads * self.head_dim,
+            Some(kv) => self.latent_row(kv),
+        }
+    }
+
+    /// Width of the latent and the rotated rest beside it.
+    pub fn latent_row(&self, kv: LatentSpec) -> usize {
+        kv.latent.rank + self.head_dim - kv.nope_dim
+    }
+
+    /// Width of all value heads together: what the output projection reads.
+    pub fn attended_dim(&self) -> usize {
+        self.num_heads * self.latent_kv.map_or(self.head_dim, |kv| kv.value_dim)
+    }
 }
 
 /// RMSNorm of queries and keys.

@@ -104,6 +104,36 @@ pub(crate) enum QkvNames {
         /// Value projection.
         v: &'static str,
     },
+    /// Keys and values out of a latent; queries directly or by way of a narrow layer, as the spec says.
+    Latent {
+        /// Query projection.
+        q: &'static str,
+        /// To the narrow layer of the queries.
+        q_down: &'static str,
+        /// Its norm.
+        q_down_norm: &'static str,
+        /// To the queries.
+        q_up: &'static str,
+        /// To the latent and the rotated rest.
+        kv_down: &'static str,
+        /// The latent's norm.
+        kv_norm: &'static str,
+        /// From the latent to keys and values, rows `[Hq, N + D]`.
+        kv_up: &'static str,
+    },
+}
+
+impl QkvNames {
+    /// DeepSeek's names.
+    pub const LATENT: QkvNames = QkvNames::Latent {
+        q: "self_attn.q_proj",
+        q_down: "self_attn.q_a_proj",
+        q_down_norm: "self_attn.q_a_layernorm",
+        q_up: "self_attn.q_b_proj",
+        kv_down: "self_attn.kv_a_proj_with_mqa",
+        kv_norm: "self_attn.kv_a_layernorm",
+        kv_up: "self_attn.kv_b_proj",
+    };
 }
 
 /// Names of a feed-forward network.
@@ -227,10 +257,13 @@ impl TensorNames {
     /// The plainest layout of a spec's tensors, for weights that no file holds.
     pub fn for_dummy(spec: &DecoderSpec) -> TensorNames {
         let mut names = TensorNames::LLAMA;
-        let low_rank = spec.layers.iter().any(|layer| layer.attention.q_rank.is_some());
+        let low_rank = spec.layers.iter().any(|layer| layer.attention.low_rank_q.is_some());
         if let (QkvNames::Split { q, k, v }, true) = (names.qkv, low_rank) {
             let (q_down, q_down_norm) = ("self_attn.q_down_proj", "self_attn.q_down_norm");
             names.qkv = QkvNames::LowRank { q_down, q_down_norm, q_up: q, k, v };
+        }
+        if spec.layers.iter().any(|layer| layer.attention.latent_kv.is_some()) {
+            names.qkv = QkvNames::LATENT;
         }
         let plain = |layer: &LayerSpec| {
             layer.ffn.dense().is_some_and(|dense| matches!(dense.activation, FfnActivation::Plain(_)))

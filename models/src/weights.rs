@@ -124,19 +124,47 @@ pub(crate) enum QkvWeights {
     /// q, k and v side by side, `[Q + 2 KV, H]` in all.
     Direct(Linear),
     /// Queries by way of a narrow layer.
-    LowRank(Box<LowRankWeights>),
+    LowRank {
+        /// Queries.
+        q: Box<LowRankWeights>,
+        /// k and v side by side, `[2 KV, H]`.
+        kv: Linear,
+    },
+    /// Keys and values out of a latent.
+    Latent(Box<LatentWeights>),
 }
 
-/// Queries by way of a narrow layer of width R, keys and values directly.
+/// Queries by way of a narrow layer of width R.
 pub(crate) struct LowRankWeights {
     /// `[R, H]`
-    pub q_down: Linear,
+    pub down: Linear,
     /// `[R]`
-    pub q_down_norm: NormWeights,
+    pub norm: NormWeights,
     /// `[Q, R]`
-    pub q_up: Linear,
-    /// k and v side by side, `[2 KV, H]`.
-    pub kv: Linear,
+    pub up: Linear,
+}
+
+/// Latent attention: a latent of width L and a rotated rest, R together; query heads of N elements without position, and
+/// D value elements.
+pub(crate) struct LatentWeights {
+    /// Queries.
+    pub q: LatentQueries,
+    /// `[R, H]`
+    pub kv_down: Linear,
+    /// `[L]`
+    pub kv_norm: NormWeights,
+    /// From latents to keys, transposed: `[Hq, L, N]`.
+    pub w_uk: Tensor,
+    /// From latents to values, `[Hq, D, L]`.
+    pub w_uv: Tensor,
+}
+
+/// The projection to the queries of latent attention.
+pub(crate) enum LatentQueries {
+    /// `[Q, H]`
+    Direct(Linear),
+    /// By way of a narrow layer.
+    LowRank(Box<LowRankWeights>),
 }
 
 /// The feed-forward part. I intermediate size, E experts.

@@ -2,7 +2,7 @@
 
 use mosu_kernels::{DType, Device, Result, Shape, Tensor, View, ViewMut, ops::MoeWorkspace};
 
-use crate::{DecoderSpec, FfnActivation, LayerSpec, MoeSpec};
+use crate::{AttentionSpec, DecoderSpec, FfnActivation, LatentSpec, LayerSpec, MoeSpec};
 
 /// Rows whose logits are computed at a time: bounds their memory however many a step asks for.
 pub(crate) const LOGIT_ROWS: usize = 64;
@@ -40,14 +40,16 @@ pub(crate) struct Workspace {
     pub delta: Scratch,
     /// f32 `[T, (Hq + 2 Hkv) D]`
     pub qkv: Scratch,
-    /// Keys and values, f32 `[T, 2 Hkv D]`, where queries go by way of a narrow layer.
+    /// Keys and values, f32 `[T, 2 Hkv D]`, where queries go by way of a narrow layer; or latents `[T, R]`.
     pub kv: Scratch,
     /// The narrow layer, f32 `[T, R]`.
     pub q_down: Scratch,
     /// Its norm, compute `[T, R]`.
     pub q_down_normed: Scratch,
-    /// Rotated queries, compute `[T, Hq, D]`.
+    /// Rotated queries, compute `[T, Hq, D]`, or `[T, Hq, R]` over latents.
     pub q: Scratch,
+    /// What queries find among latents, compute `[T, Hq, L]`.
+    pub latents: Scratch,
     /// Attention's output, compute `[T, Hq D]`.
     pub attended: Scratch,
     /// Gates of the heads, f32 `[T, Hq]`.
@@ -87,7 +89,17 @@ impl Workspace {
         let widest = |width: &dyn Fn(&LayerSpec) -> usize| spec.layers.iter().map(width).max().unwrap_or(0);
         let q_width = widest(&|layer| layer.attention.num_heads * layer.attention.head_dim);
         let kv_width = widest(&|layer| layer.attention.num_kv_heads * layer.attention.head_dim);
-        let q_rank = widest(&|layer| layer.attention.q_rank.unwrap_or(0));
+        let q_rank = widest(&|layer| layer.attention.low_rank_q.map_or(0, |narrow| narrow.rank));
+        let kv_width_alone = widest(&|layer| match (layer.attention.latent_kv, layer.attention.low_rank_q) {
+            (None, None) => 0,
+            _ => layer.attention.cached_elements(),
+        });
+        let latent = |width: fn(&AttentionSpec, LatentSpec) -> usize| {
+            widest(&|layer| layer.attention.latent_kv.map_or(0, |kv| width(&layer.attention, kv)))
+        };
+        let absorbed = latent(|attention, kv| attention.num_heads * attention.latent_row(kv));
+        let latents = latent(|attention, kv| attention.num_heads * kv.latent.rank);
+        let attended = widest(&|layer| layer.attention.attended_dim());
         let gates = widest(&|layer| if layer.attention.head_gate { layer.attention.num_heads } else { 0 });
         let dense_width = widest(&|layer| layer.ffn.dense().map_or(0, |dense| dense.intermediate_size));
         let gate_up_width = widest(&|layer| match layer.ffn.dense() {
@@ -109,11 +121,12 @@ impl Workspace {
             normed_f32: rows(routers * h, DType::F32)?,
             delta: rows(h, DType::F32)?,
             qkv: rows(q_width + 2 * kv_width, DType::F32)?,
-            kv: rows(if q_rank > 0 { 2 * kv_width } else { 0 }, DType::F32)?,
+            kv: rows(kv_width_alone, DType::F32)?,
             q_down: rows(q_rank, DType::F32)?,
             q_down_normed: rows(q_rank, compute)?,
-            q: rows(q_width, compute)?,
-            attended: rows(q_width, compute)?,
+            q: rows(q_width.max(absorbed), compute)?,
+            latents: rows(latents, compute)?,
+            attended: rows(attended, compute)?,
             head_gates: rows(gates, DType::F32)?,
             gate_up: rows(gate_up_width, DType::F32)?,
             activated: rows(dense_width, compute)?,
@@ -142,6 +155,7 @@ impl Workspace {
             &self.q_down,
             &self.kv,
             &self.q,
+            &self.latents,
             &self.attended,
             &self.head_gates,
             &self.gate_up,

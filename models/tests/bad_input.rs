@@ -131,6 +131,44 @@ fn truncated_weights() {
     }
 }
 
+/// Headers with bytes changed at random: an error that names the file, or a model; never a panic, and never memory for a
+/// tensor that the file does not have.
+#[test]
+fn mutated_headers_are_errors_that_name_the_file() {
+    let dir = copy_of("ernie4_5_moe");
+    let path = dir.path().join("model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let mut state = 1_u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let mut refused = 0;
+    for _ in 0..300 {
+        let mut bytes = whole.clone();
+        for _ in 0..=random(3) {
+            bytes[random(header)] = b"0123456789[]{}:,\"FBU\xff\0"[random(21)];
+        }
+        fs::write(&path, bytes).unwrap();
+        if let Err(error) = load(dir.path(), 1) {
+            assert!(error.to_string().contains("model.safetensors"), "{error}");
+            refused += 1;
+        }
+    }
+    assert!(refused > 200, "{refused}");
+}
+
+/// What a text model leaves aside of a multimodal checkpoint is said.
+#[test]
+fn ignored_tensors_are_listed() {
+    let model = load(fixture("gemma3_multimodal"), 1).unwrap();
+    let ignored = &model.info().ignored_tensors;
+    assert!(ignored.iter().any(|name| name.contains("vision")), "{ignored:?}");
+    assert!(ignored.iter().all(|name| !name.starts_with("language_model.")), "{ignored:?}");
+    assert!(load(fixture("llama"), 1).unwrap().info().ignored_tensors.is_empty());
+}
+
 #[test]
 fn options_that_contradict_the_model() {
     let try_options = |change: fn(&mut ModelOptions)| {

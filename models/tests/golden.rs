@@ -15,6 +15,10 @@ use serde_json::{Map, Value};
 const EXACT: &[&str] = &[
     "bloom",
     "chatglm2",
+    "deepseek_v2",
+    "deepseek_v2_lite",
+    "deepseek_v3",
+    "deepseek_v3_fp8",
     "ernie4_5",
     "ernie4_5_moe",
     "gemma2",
@@ -69,8 +73,15 @@ const EXACT: &[&str] = &[
     "step3_7",
 ];
 /// Weights of bf16, which meet rounded activations.
-const ROUNDED: &[&str] =
-    &["gemma2_bf16", "llama31_bf16", "qwen2_bf16", "qwen2_moe_bf16", "qwen3_bf16", "qwen3_moe_bf16"];
+const ROUNDED: &[&str] = &[
+    "deepseek_v3_bf16",
+    "gemma2_bf16",
+    "llama31_bf16",
+    "qwen2_bf16",
+    "qwen2_moe_bf16",
+    "qwen3_bf16",
+    "qwen3_moe_bf16",
+];
 /// Rotations that depend on the longest sequence: the golden logits are those of this one.
 const MAX_MODEL_LEN: &[(&str, usize)] = &[("internlm3_long", 64), ("phi3", 64)];
 
@@ -85,6 +96,18 @@ fn options_of(name: &str) -> ModelOptions {
 
 fn load_fixture(name: &str) -> Result<Model, LoadError> {
     load_with(fixture(name), &options_of(name))
+}
+
+#[test]
+fn every_fixture_is_tested() {
+    let mut tested: Vec<&str> = EXACT.iter().chain(ROUNDED).copied().collect();
+    tested.sort();
+    let has_golden = |name: &str| fixture(name).join("golden.safetensors").exists();
+    let entries = fs::read_dir(fixture("")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut there: Vec<String> =
+        entries.map(|name| name.into_string().unwrap()).filter(|name| has_golden(name)).collect();
+    there.sort();
+    assert_eq!(tested, there);
 }
 
 #[test]

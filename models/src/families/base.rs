@@ -16,7 +16,7 @@ pub(super) const MAX_LAYERS: usize = 1 << 12;
 pub(super) const MAX_WIDTH: usize = 1 << 20;
 pub(super) const MAX_HEADS: usize = 1 << 12;
 /// The widest head that attention computes.
-const MAX_HEAD_DIM: usize = 512;
+pub(super) const MAX_HEAD_DIM: usize = 512;
 pub(super) const MAX_VOCAB: usize = 1 << 24;
 pub(super) const MAX_POSITIONS: usize = 1 << 28;
 
@@ -30,8 +30,14 @@ pub(super) struct Defaults {
     /// `None` is `hidden_size / num_attention_heads`.
     pub head_dim: Option<usize>,
     pub tied: bool,
-    /// `None`: config.json must say it.
+    /// Where config.json may be silent about it: a multimodal one writes only what differs from the family's class.
     pub context: Option<usize>,
+    /// The same.
+    pub vocab_size: Option<usize>,
+    /// The same.
+    pub num_heads: Option<usize>,
+    /// `None` is as many as query heads.
+    pub num_kv_heads: Option<usize>,
     pub keys: Keys,
 }
 
@@ -68,6 +74,9 @@ pub(super) const DEFAULTS: Defaults = Defaults {
     head_dim: None,
     tied: false,
     context: None,
+    vocab_size: None,
+    num_heads: None,
+    num_kv_heads: None,
     keys: KEYS,
 };
 
@@ -104,12 +113,9 @@ impl Base {
         Ok(Base {
             num_layers: config.count(config.first_of(keys.num_layers), MAX_LAYERS)?,
             attention: attention(config, hidden_size, defaults)?,
-            vocab_size: config.count(config.first_of(keys.vocab_size), MAX_VOCAB)?,
+            vocab_size: count_or(config, keys.vocab_size, MAX_VOCAB, defaults.vocab_size)?,
             hidden_size,
-            max_position_embeddings: match (config.first_of(keys.context), defaults.context) {
-                (key, None) => config.count(key, MAX_POSITIONS)?,
-                (key, Some(default)) => config.optional_count(key, MAX_POSITIONS)?.unwrap_or(default),
-            },
+            max_position_embeddings: count_or(config, keys.context, MAX_POSITIONS, defaults.context)?,
             embedding: EmbeddingSpec::default(),
             norm: NormSpec { kind: NormKind::Rms, eps: eps as f32, one_plus: false },
             head: HeadSpec {
@@ -164,8 +170,9 @@ fn attention(
 ) -> Result<AttentionSpec, LoadError> {
     let keys = &defaults.keys;
     let (of_heads, of_kv_heads) = (config.first_of(keys.num_heads), config.first_of(keys.num_kv_heads));
-    let num_heads = config.count(of_heads, MAX_HEADS)?;
-    let num_kv_heads = config.optional_count(of_kv_heads, MAX_HEADS)?.unwrap_or(num_heads);
+    let num_heads = count_or(config, keys.num_heads, MAX_HEADS, defaults.num_heads)?;
+    let num_kv_heads = config.optional_count(of_kv_heads, MAX_HEADS)?.or(defaults.num_kv_heads);
+    let num_kv_heads = num_kv_heads.unwrap_or(num_heads);
     check_groups(config, of_kv_heads, num_heads, num_kv_heads)?;
     let of_head_dim = config.first_of(keys.head_dim);
     let head_dim = match config.optional_count(of_head_dim, MAX_HEAD_DIM)?.or(defaults.head_dim) {
@@ -184,7 +191,8 @@ fn attention(
         num_heads,
         num_kv_heads,
         head_dim,
-        q_rank: None,
+        low_rank_q: None,
+        latent_kv: None,
         qkv_bias: false,
         o_bias: false,
         qk_norm: None,
@@ -197,6 +205,20 @@ fn attention(
         temperature: None,
         head_gate: false,
     })
+}
+
+/// A count under the first of these keys that is there; it must be there if there is no default.
+fn count_or(
+    config: &ConfigJson,
+    keys: &[&str],
+    max: usize,
+    default: Option<usize>,
+) -> Result<usize, LoadError> {
+    let key = config.first_of(keys);
+    match default {
+        None => config.count(key, max),
+        Some(default) => Ok(config.optional_count(key, max)?.unwrap_or(default)),
+    }
 }
 
 /// Query heads share key and value heads evenly.

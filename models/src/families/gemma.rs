@@ -16,6 +16,15 @@ use crate::{
 
 const GEMMA: Defaults = Defaults { head_dim: Some(256), tied: true, ..DEFAULTS };
 
+/// Gemma 3's multimodal files leave most of this out.
+const GEMMA3: Defaults = Defaults {
+    context: Some(131_072),
+    vocab_size: Some(262_208),
+    num_heads: Some(8),
+    num_kv_heads: Some(4),
+    ..GEMMA
+};
+
 const NAMES: TensorNames = TensorNames {
     attention_post_norm: "post_attention_layernorm",
     ffn_norm: "pre_feedforward_layernorm",
@@ -43,7 +52,7 @@ pub(super) fn read_3(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), 
     if config.flag("use_bidirectional_attention", false)? {
         return Err(config.error("use_bidirectional_attention", "true is not supported"));
     }
-    let mut base = Base::without_rope(config, &GEMMA)?;
+    let mut base = Base::without_rope(config, &GEMMA3)?;
     base.head.softcap = softcap(config, "final_logit_softcapping", None)?;
     let head_dim = base.attention.head_dim;
     // Hub files scale the rotation of full layers only, and call the other theta `rope_local_base_freq`.

@@ -1,13 +1,13 @@
 //! Zhipu's GLM-4 (9B in the `-hf` layout), GLM-4-0414 and GLM-4.5 to 4.7: half of every head rotates.
 
-use mosu_kernels::ops::{GroupRank, Renormalize, RopeLayout, Router, RouterScore};
+use mosu_kernels::ops::RopeLayout;
 
 use crate::{
-    AttentionSpec, DecoderSpec, FfnSpec, LoadError, MoeSpec, QkNormSpec,
+    AttentionSpec, DecoderSpec, FfnSpec, LoadError, QkNormSpec,
     config_json::ConfigJson,
     families::{
-        base::{Base, DEFAULTS, Defaults, MAX_LAYERS, MAX_WIDTH, layer},
-        ffn::{self, MAX_EXPERTS, SOFTMAX},
+        base::{Base, DEFAULTS, Defaults, MAX_LAYERS, layer},
+        deepseek, ffn,
     },
     tensor_names::{NetworkNames, TensorNames},
 };
@@ -47,7 +47,7 @@ pub(super) fn read_moe(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames)
         qk_norm: config.flag("use_qk_norm", false)?.then_some(QkNormSpec::HEADS),
         ..base.attention.clone()
     };
-    let (sparse, dense) = (FfnSpec::Moe(deepseek_experts(config)?), ffn::dense(config, false)?);
+    let (sparse, dense) = (FfnSpec::Moe(deepseek::experts_v3(config)?), ffn::dense(config, false)?);
     let first_sparse = config.index_or("first_k_dense_replace", MAX_LAYERS, 1)?;
     let layers = (0..base.num_layers)
         .map(|index| {
@@ -56,27 +56,4 @@ pub(super) fn read_moe(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames)
         .collect();
     let extra_layers = config.index_or("num_nextn_predict_layers", MAX_LAYERS, 1)?;
     Ok((base.decoder(layers), TensorNames { extra_layers, ..TensorNames::LLAMA }))
-}
-
-/// DeepSeek-V3's experts: scored by sigmoid, chosen from the best groups with a learned bias, a network beside them.
-pub(super) fn deepseek_experts(config: &ConfigJson) -> Result<MoeSpec, LoadError> {
-    let width = config.count("moe_intermediate_size", MAX_WIDTH)?;
-    let num_shared = config.index_or("n_shared_experts", MAX_EXPERTS, 1)?;
-    let moe = ffn::experts(config, width)?;
-    let renormalize = match config.flag("norm_topk_prob", true)? {
-        true => Renormalize::SumPlus(1e-20),
-        false => Renormalize::No,
-    };
-    let router = Router {
-        score: RouterScore::Sigmoid,
-        groups: ffn::groups(config, moe.num_experts, GroupRank::TopTwoSum)?,
-        renormalize,
-        scale: config.optional_number("routed_scaling_factor")?.unwrap_or(1.0) as f32,
-        ..SOFTMAX
-    };
-    let shared = match num_shared {
-        0 => None,
-        number => ffn::shared(ffn::gated(config, number * width, false)?),
-    };
-    Ok(MoeSpec { router, selection_bias: true, shared, ..moe })
 }

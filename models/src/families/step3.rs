@@ -3,7 +3,7 @@
 use mosu_kernels::ops::Router;
 
 use crate::{
-    AttentionSpec, DecoderSpec, FfnSpec, LoadError, MoeSpec,
+    AttentionSpec, DecoderSpec, FfnSpec, LoadError, LowRankSpec, MoeSpec,
     config_json::ConfigJson,
     families::{
         base::{Base, DEFAULTS, Defaults, KEYS, Keys, MAX_LAYERS, MAX_WIDTH, layer},
@@ -40,8 +40,8 @@ const NAMES: TensorNames = TensorNames {
 pub(super) fn read_multimodal(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadError> {
     let config = &wrapper::text_config(config)?;
     let base = Base::read(config, &STEP3)?;
-    let q_rank = Some(config.count("share_q_dim", MAX_WIDTH)?);
-    let attention = AttentionSpec { q_rank, ..base.attention.clone() };
+    let narrow = LowRankSpec { rank: config.count("share_q_dim", MAX_WIDTH)?, norm_eps: base.norm.eps };
+    let attention = AttentionSpec { low_rank_q: Some(narrow), ..base.attention.clone() };
     let num_experts = config.count("moe_num_experts", MAX_EXPERTS)?;
     let chosen = config.count("moe_top_k", num_experts)?;
     let renormalize = ffn::renormalize(config.flag("norm_expert_weight", false)?);

@@ -1,4 +1,7 @@
-use std::path::Path;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use mosu_kernels::ops::{AttentionMask, Renormalize};
 use serde_json::{Value, json};
@@ -116,8 +119,8 @@ fn rope_errors_name_the_section() {
 
 #[test]
 fn an_unknown_architecture_lists_the_known_ones() {
-    let message = refusal(json!({"architectures": ["MambaForCausalLM"]}));
-    assert!(message.contains("\"MambaForCausalLM\" is not supported"), "{message}");
+    let message = refusal(json!({"architectures": ["PersimmonForCausalLM"]}));
+    assert!(message.contains("\"PersimmonForCausalLM\" is not supported"), "{message}");
     for (known, _) in FAMILIES {
         assert!(message.contains(known), "{message}");
     }
@@ -246,6 +249,105 @@ fn the_largest_sizes_can_be_counted() {
     let spec = read_spec(&huge).unwrap();
     // 4096 layers of 1024 experts of three matrices of 2^40 weights, and what stands beside them.
     assert!(spec.parameters().unwrap() > (4096 * 1024 * 3) << 40);
+}
+
+#[test]
+fn what_a_known_architecture_lacks_is_named() {
+    let cases = [
+        ("Qwen3NextForCausalLM", "gated delta net layers"),
+        ("MiniMaxText01ForCausalLM", "lightning attention layers"),
+        ("DeepseekV32ForCausalLM", "sparse attention with an indexer"),
+        ("HYV4ForCausalLM", "hyper-connections"),
+        ("Qwen2_5_VLForConditionalGeneration", "rotation by place in an image"),
+    ];
+    for (architecture, needs) in cases {
+        let message = refusal(json!({"architectures": [architecture]}));
+        let expected = format!("{architecture} needs {needs}, not supported yet");
+        assert!(message.contains(&expected), "{message}");
+    }
+}
+
+/// The JSON files directly in a directory below `tests`.
+fn configs_in(dir: &str) -> Vec<(String, Value)> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(dir);
+    let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let configs = files.filter(|path| path.extension().is_some_and(|end| end == "json"));
+    let read = |path: PathBuf| serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    configs.map(|path| (path.file_stem().unwrap().to_str().unwrap().to_string(), read(path))).collect()
+}
+
+/// Published models at full size: parameters as counted from transformers' own classes, and equal specs from both
+/// dialects.
+#[test]
+fn published_models_have_their_parameters() {
+    let mut shapes = configs_in("shapes");
+    let index = shapes.iter().position(|(name, _)| name == "parameters").unwrap();
+    let (_, parameters) = shapes.swap_remove(index);
+    assert!(shapes.len() > 20);
+    for (name, config) in &shapes {
+        let spec = read_spec(config).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(spec.parameters(), parameters[name].as_u64(), "{name}");
+    }
+    for (name, config) in configs_in("shapes/transformers5") {
+        let (_, hub) = shapes.iter().find(|(known, _)| *known == name).unwrap();
+        let spec = read_spec(&config).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(spec, read_spec(hub).unwrap(), "{name}");
+    }
+}
+
+/// Every key of every published config, in sections too, replaced by absurd values: a spec or an error, never a panic.
+#[test]
+fn no_mutation_of_a_published_config_causes_a_panic() {
+    let absurd = [
+        json!(0),
+        json!(-1),
+        json!(7),
+        json!(1_000_000_000_000_u64),
+        json!(u64::MAX),
+        json!(1e308),
+        json!(1e-308),
+        json!("text"),
+        json!([]),
+        json!([0, "x", null]),
+        json!([1e308, -1.0]),
+        json!({"rope_type": "longrope", "factor": 1e308, "short_factor": [1], "long_factor": [1]}),
+        json!({"rope_type": "dynamic", "factor": 1e308, "alpha": 1e308}),
+        json!(true),
+        Value::Null,
+    ];
+    let (mut accepted, mut refused) = (0, 0);
+    for (name, config) in configs_in("shapes").into_iter().chain(configs_in("shapes/transformers5")) {
+        for path in paths_of(&config, String::new()) {
+            for value in &absurd {
+                let mut mutated = config.clone();
+                *mutated.pointer_mut(&path).unwrap() = value.clone();
+                match read_spec(&mutated) {
+                    Err(_) => refused += 1,
+                    Ok(spec) => {
+                        assert!(
+                            spec.parameters().is_some() && spec.tensors() > 0,
+                            "{name}: {path} = {value}"
+                        );
+                        assert!(spec.longest_context() > 0, "{name}: {path} = {value}");
+                        accepted += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(accepted > 1000 && refused > 1000, "{accepted} accepted, {refused} refused");
+}
+
+/// JSON pointers to all values of an object, in nested objects too.
+fn paths_of(value: &Value, prefix: String) -> Vec<String> {
+    let Some(object) = value.as_object() else { return Vec::new() };
+    let below = |(key, value): (&String, &Value)| {
+        let path = format!("{prefix}/{key}");
+        let mut paths = paths_of(value, path.clone());
+        paths.push(path);
+        paths
+    };
+    object.iter().flat_map(below).collect()
 }
 
 /// Whatever stands at whatever key of whatever family: a spec or an error, never a panic.

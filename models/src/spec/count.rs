@@ -2,7 +2,7 @@
 
 use mosu_kernels::ops::{NormKind, NormSpan};
 
-use crate::{AttentionSpec, DecoderSpec, DenseSpec, FfnActivation, FfnSpec, LayerSpec, MoeSpec};
+use crate::{AttentionSpec, DecoderSpec, DenseSpec, FfnActivation, FfnSpec, LayerSpec, LowRankSpec, MoeSpec};
 
 /// Tensors of one shape.
 struct Weights {
@@ -48,7 +48,7 @@ impl DecoderSpec {
 
     /// Elements of keys and values that one token leaves in the KV cache.
     pub fn kv_elements_per_token(&self) -> usize {
-        self.layers.iter().map(|layer| 2 * layer.attention.num_kv_heads * layer.attention.head_dim).sum()
+        self.layers.iter().map(|layer| layer.attention.cached_elements()).sum()
     }
 
     fn sum(&self, count: impl Fn(&Weights) -> Option<u64>) -> Option<u64> {
@@ -88,13 +88,22 @@ impl AttentionSpec {
     fn weights(&self, h: usize) -> Vec<Weights> {
         let (q, kv) = (self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim);
         let mut weights = Vec::new();
-        if let Some(rank) = self.q_rank {
-            weights.extend([Weights::new(1, [rank, h]), Weights::new(1, [rank, 1])]);
+        let narrow = |LowRankSpec { rank, .. }| [Weights::new(1, [rank, h]), Weights::new(1, [rank, 1])];
+        weights.extend(self.low_rank_q.into_iter().flat_map(narrow));
+        weights.extend(Weights::linear(self.low_rank_q.map_or(h, |narrow| narrow.rank), q, self.qkv_bias));
+        match self.latent_kv {
+            None => {
+                weights.extend(Weights::linear(h, kv, self.qkv_bias));
+                weights.extend(Weights::linear(h, kv, self.qkv_bias));
+            }
+            Some(latent) => {
+                let (rank, row) = (latent.latent.rank, self.latent_row(latent));
+                let heads = self.num_heads * (latent.nope_dim + latent.value_dim);
+                let shapes = [[row, h], [rank, 1], [heads, rank]];
+                weights.extend(shapes.map(|shape| Weights::new(1, shape)));
+            }
         }
-        weights.extend(Weights::linear(self.q_rank.unwrap_or(h), q, self.qkv_bias));
-        weights.extend(Weights::linear(h, kv, self.qkv_bias));
-        weights.extend(Weights::linear(h, kv, self.qkv_bias));
-        weights.extend(Weights::linear(q, h, self.o_bias));
+        weights.extend(Weights::linear(self.attended_dim(), h, self.o_bias));
         if let Some(norm) = self.qk_norm.filter(|norm| norm.weighted) {
             let widths = match norm.span {
                 NormSpan::Head => [self.head_dim; 2],

@@ -3,8 +3,8 @@
 use mosu_kernels::{Device, Result, Tensor, ops::Linear};
 
 use super::{
-    DecoderWeights, FfnWeights, LayerWeights, LowRankWeights, MoeWeights, NetworkWeights, NormWeights,
-    QkvWeights, SharedWeights,
+    DecoderWeights, FfnWeights, LatentQueries, LatentWeights, LayerWeights, LowRankWeights, MoeWeights,
+    NetworkWeights, NormWeights, QkvWeights, SharedWeights,
 };
 use crate::LoadProgress;
 
@@ -91,7 +91,10 @@ impl QkvWeights {
     fn move_to(self, device: &Device) -> Result<QkvWeights> {
         match self {
             QkvWeights::Direct(linear) => Ok(QkvWeights::Direct(linear.to_device(device)?)),
-            QkvWeights::LowRank(weights) => Ok(QkvWeights::LowRank(Box::new(weights.move_to(device)?))),
+            QkvWeights::LowRank { q, kv } => {
+                Ok(QkvWeights::LowRank { q: Box::new(q.move_to(device)?), kv: kv.to_device(device)? })
+            }
+            QkvWeights::Latent(latent) => Ok(QkvWeights::Latent(Box::new(latent.move_to(device)?))),
         }
     }
 }
@@ -99,10 +102,24 @@ impl QkvWeights {
 impl LowRankWeights {
     fn move_to(self, device: &Device) -> Result<LowRankWeights> {
         Ok(LowRankWeights {
-            q_down: self.q_down.to_device(device)?,
-            q_down_norm: self.q_down_norm.move_to(device)?,
-            q_up: self.q_up.to_device(device)?,
-            kv: self.kv.to_device(device)?,
+            down: self.down.to_device(device)?,
+            norm: self.norm.move_to(device)?,
+            up: self.up.to_device(device)?,
+        })
+    }
+}
+
+impl LatentWeights {
+    fn move_to(self, device: &Device) -> Result<LatentWeights> {
+        Ok(LatentWeights {
+            q: match self.q {
+                LatentQueries::Direct(linear) => LatentQueries::Direct(linear.to_device(device)?),
+                LatentQueries::LowRank(q) => LatentQueries::LowRank(Box::new(q.move_to(device)?)),
+            },
+            kv_down: self.kv_down.to_device(device)?,
+            kv_norm: self.kv_norm.move_to(device)?,
+            w_uk: self.w_uk.to_device(device)?,
+            w_uv: self.w_uv.to_device(device)?,
         })
     }
 }

@@ -1,0 +1,141 @@
+//! DeepSeek V2 and V3 (R1, V3.1): latent attention; the first layers dense, the others with many experts and a network
+//! beside them.
+
+use mosu_kernels::ops::{GroupRank, Renormalize, RopeLayout, Router, RouterScore};
+
+use crate::{
+    AttentionSpec, DecoderSpec, FfnSpec, LatentSpec, LoadError, LowRankSpec, MoeSpec, RopeScaling,
+    config_json::ConfigJson,
+    families::{
+        base::{Base, DEFAULTS, Defaults, MAX_HEAD_DIM, MAX_LAYERS, MAX_WIDTH, layer},
+        ffn::{self, MAX_EXPERTS, SOFTMAX},
+        rope,
+    },
+    tensor_names::{QkvNames, TensorNames},
+};
+
+/// The norms of the narrow layers have an epsilon of their own, which no config.json mentions.
+const LATENT_EPS: f32 = 1e-6;
+
+/// DeepSeek V2 and V2-Lite.
+pub(super) fn read_v2(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadError> {
+    if config.flag("norm_topk_prob", false)? {
+        return Err(config.error("norm_topk_prob", "true is not supported for this architecture"));
+    }
+    let moe = experts(config)?;
+    let groups = match config.optional_text("topk_method")?.unwrap_or("greedy") {
+        "greedy" => SOFTMAX.groups,
+        "group_limited_greedy" => ffn::groups(config, moe.num_experts, GroupRank::Max)?,
+        other => {
+            let message = format!("{other:?} is not supported; supported are greedy, group_limited_greedy");
+            return Err(config.error("topk_method", message));
+        }
+    };
+    let router = Router { groups, scale: routed_scale(config)?, ..SOFTMAX };
+    read(config, MoeSpec { router, ..moe }, RopeLayout::Interleaved, 0)
+}
+
+/// DeepSeek V3.
+pub(super) fn read_v3(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadError> {
+    let layout = match config.flag("rope_interleave", true)? {
+        true => RopeLayout::Interleaved,
+        false => RopeLayout::HalfSplit,
+    };
+    read(config, experts_v3(config)?, layout, 1)
+}
+
+fn read(
+    config: &ConfigJson,
+    moe: MoeSpec,
+    rope_layout: RopeLayout,
+    extra_layers: usize,
+) -> Result<(DecoderSpec, TensorNames), LoadError> {
+    for key in ["attention_bias", "mlp_bias"] {
+        if config.flag(key, false)? {
+            return Err(config.error(key, "true is not supported for this architecture"));
+        }
+    }
+    let mut base = Base::without_rope(config, &Defaults { rope_layout, head_dim: Some(2), ..DEFAULTS })?;
+    let attention = attention(config, &mut base, rope_layout)?;
+    let (sparse, dense) = (FfnSpec::Moe(moe), ffn::dense(config, false)?);
+    let first_sparse = config.index_or("first_k_dense_replace", MAX_LAYERS, 0)?;
+    let interval = config.optional_count("moe_layer_freq", MAX_LAYERS)?.unwrap_or(1);
+    let layers = (0..base.num_layers)
+        .map(|index| {
+            let is_sparse = index >= first_sparse && index.is_multiple_of(interval);
+            layer(attention.clone(), if is_sparse { sparse.clone() } else { dense.clone() })
+        })
+        .collect();
+    let extra_layers = config.index_or("num_nextn_predict_layers", MAX_LAYERS, extra_layers)?;
+    Ok((base.decoder(layers), TensorNames { qkv: QkvNames::LATENT, extra_layers, ..TensorNames::LLAMA }))
+}
+
+/// A query head is `qk_nope_head_dim` elements without position and `qk_rope_head_dim` that rotate.
+fn attention(
+    config: &ConfigJson,
+    base: &mut Base,
+    rope_layout: RopeLayout,
+) -> Result<AttentionSpec, LoadError> {
+    let nope_dim = config.count("qk_nope_head_dim", MAX_HEAD_DIM)?;
+    let rope_dim = config.count("qk_rope_head_dim", MAX_HEAD_DIM)?;
+    let narrow = |rank| LowRankSpec { rank, norm_eps: LATENT_EPS };
+    let latent_kv = LatentSpec {
+        latent: narrow(config.count("kv_lora_rank", MAX_WIDTH)?),
+        nope_dim,
+        value_dim: config.count("v_head_dim", MAX_HEAD_DIM)?,
+    };
+    let rope = rope::read(config, rope_dim, &Defaults { rope_layout, ..DEFAULTS })?;
+    base.extend_context(&rope.scaling);
+    let head_dim = nope_dim + rope_dim;
+    Ok(AttentionSpec {
+        num_kv_heads: 1,
+        head_dim,
+        low_rank_q: config.optional_count("q_lora_rank", MAX_WIDTH)?.map(narrow),
+        latent_kv: Some(latent_kv),
+        scale: ((head_dim as f64).powf(-0.5) * mscale(config, &rope.scaling)?.powi(2)) as f32,
+        rope: Some(rope),
+        ..base.attention.clone()
+    })
+}
+
+/// By how much queries and keys each grow where YaRN extends the context.
+fn mscale(config: &ConfigJson, scaling: &RopeScaling) -> Result<f64, LoadError> {
+    let RopeScaling::Yarn { factor, .. } = scaling else { return Ok(1.0) };
+    let section = config.section(config.first_of(&["rope_scaling", "rope_parameters"]))?;
+    let all_dim = match section {
+        Some(section) => section.optional_number("mscale_all_dim")?,
+        None => None,
+    };
+    Ok(all_dim.map_or(1.0, |all_dim| rope::yarn_mscale(*factor, all_dim)))
+}
+
+fn routed_scale(config: &ConfigJson) -> Result<f32, LoadError> {
+    Ok(config.optional_number("routed_scaling_factor")?.unwrap_or(1.0) as f32)
+}
+
+/// Experts chosen by softmax, and a network beside them.
+fn experts(config: &ConfigJson) -> Result<MoeSpec, LoadError> {
+    let width = config.count("moe_intermediate_size", MAX_WIDTH)?;
+    let shared = match config.index_or("n_shared_experts", MAX_EXPERTS, 1)? {
+        0 => None,
+        number => ffn::shared(ffn::gated(config, number * width, false)?),
+    };
+    Ok(MoeSpec { shared, ..ffn::experts(config, width)? })
+}
+
+/// V3's experts, and GLM-4.5's: scored by sigmoid, chosen from the best groups with a learned bias.
+pub(super) fn experts_v3(config: &ConfigJson) -> Result<MoeSpec, LoadError> {
+    let moe = experts(config)?;
+    let renormalize = match config.flag("norm_topk_prob", true)? {
+        true => Renormalize::SumPlus(1e-20),
+        false => Renormalize::No,
+    };
+    let router = Router {
+        score: RouterScore::Sigmoid,
+        groups: ffn::groups(config, moe.num_experts, GroupRank::TopTwoSum)?,
+        renormalize,
+        scale: routed_scale(config)?,
+        ..SOFTMAX
+    };
+    Ok(MoeSpec { router, selection_bias: true, ..moe })
+}
