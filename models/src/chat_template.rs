@@ -96,6 +96,11 @@ impl ChatTemplate {
         compile(&templates, &file, special_tokens).map(Some)
     }
 
+    /// The file that [`ChatTemplate::load`] found a template in.
+    pub(crate) fn file(source: &ModelSource) -> &'static str {
+        if source.has(FILE) { FILE } else { CONFIG }
+    }
+
     /// The template that a user chose for a model: a built-in one by its name, else a file.
     ///
     /// # Errors

@@ -101,27 +101,13 @@ impl Checkpoint {
     }
 
     fn of_index(dir: &Path, index: &[u8]) -> Result<Checkpoint, LoadError> {
-        #[derive(Deserialize)]
-        struct Index {
-            weight_map: BTreeMap<String, String>,
-        }
-
-        let file = dir.join(INDEX);
-        let Index { weight_map } = serde_json::from_slice(index)
-            .map_err(|error| LoadError::malformed(&file, format!("not a valid index: {error}")))?;
-        let names: BTreeSet<&str> = weight_map.values().map(String::as_str).collect();
-        let mut shards = Vec::with_capacity(names.len());
-        for name in names {
-            if !is_plain_file_name(name) {
-                let message = format!("{name:?} is not the plain name of a file in the same directory");
-                return Err(LoadError::checkpoint(&file, None, message));
-            }
-            let path = dir.join(name);
-            let remedy = || LoadError::Missing { path: path.clone(), remedy: format!("{INDEX} names it") };
-            let bytes = map(&path)?.ok_or_else(remedy)?;
+        let weight_map = read_index(dir, index)?;
+        let mut shards = Vec::new();
+        for path in shard_paths(dir, &weight_map) {
+            let bytes = map(&path)?.ok_or_else(|| missing_shard(&path))?;
             shards.push(Shard { file: path, bytes });
         }
-        let checkpoint = Checkpoint::of_shards(file, shards)?;
+        let checkpoint = Checkpoint::of_shards(dir.join(INDEX), shards)?;
         for (tensor, shard) in &weight_map {
             checkpoint.expect_in(tensor, shard)?;
         }
@@ -314,6 +300,64 @@ impl TensorSource for Checkpoint {
     fn file(&self) -> &Path {
         &self.file
     }
+}
+
+/// The headers of a checkpoint's files: each file's path and its tensors. Nothing but headers is read.
+///
+/// # Errors
+/// As [`Checkpoint::open`], but for what no single file can tell.
+pub(crate) fn headers(source: &ModelSource) -> Result<Vec<(PathBuf, Vec<Entry>)>, LoadError> {
+    let fault = |file: &Path, fault: safetensors_header::Fault| {
+        LoadError::checkpoint(file, fault.tensor.as_deref(), fault.message)
+    };
+    let ModelSource::Directory(dir) = source else {
+        let file = source.path(SINGLE);
+        let entries = safetensors_header::parse(demo::weights()).map_err(|found| fault(&file, found))?;
+        return Ok(vec![(file, entries)]);
+    };
+    let paths = match source.read(INDEX, MAX_CONFIG_BYTES)? {
+        Some(index) if !source.has(SINGLE) => shard_paths(dir, &read_index(dir, &index)?),
+        _ => vec![dir.join(SINGLE)],
+    };
+    let read = |path: PathBuf| {
+        let missing = || match source.has(INDEX) {
+            true => missing_shard(&path),
+            false => LoadError::Missing { path: path.clone(), remedy: what_to_do_without_weights(dir) },
+        };
+        let file = open_regular(&path)?.ok_or_else(missing)?;
+        let len = file.metadata().map_err(|error| LoadError::io(&path, error))?.len();
+        let entries = safetensors_header::read(file, len).map_err(|found| fault(&path, found))?;
+        Ok((path, entries))
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// Tensors and the files they are in, as an index says; every file is a plain name.
+fn read_index(dir: &Path, index: &[u8]) -> Result<BTreeMap<String, String>, LoadError> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+
+    let file = dir.join(INDEX);
+    let Index { weight_map } = serde_json::from_slice(index)
+        .map_err(|error| LoadError::malformed(&file, format!("not a valid index: {error}")))?;
+    match weight_map.values().find(|name| !is_plain_file_name(name)) {
+        Some(name) => {
+            let message = format!("{name:?} is not the plain name of a file in the same directory");
+            Err(LoadError::checkpoint(&file, None, message))
+        }
+        None => Ok(weight_map),
+    }
+}
+
+fn shard_paths(dir: &Path, weight_map: &BTreeMap<String, String>) -> Vec<PathBuf> {
+    let names: BTreeSet<&String> = weight_map.values().collect();
+    names.into_iter().map(|name| dir.join(name)).collect()
+}
+
+fn missing_shard(path: &Path) -> LoadError {
+    LoadError::Missing { path: path.into(), remedy: format!("{INDEX} names it") }
 }
 
 /// The element type of a tensor, which must be a float that the ops know.

@@ -17,6 +17,7 @@ mod error;
 mod families;
 mod info;
 mod inputs;
+mod inspect;
 mod kv_cache;
 mod memory;
 mod model;
@@ -38,6 +39,7 @@ pub use batch_check::StepError;
 pub use chat_template::{ChatRequest, ChatTemplate, ChatTemplateError};
 pub use error::LoadError;
 pub use info::ModelInfo;
+pub use inspect::{Inspection, TokenizerFacts, WeightFiles, inspect};
 pub use kv_cache::BLOCK_SIZE;
 pub use model::{LoadFormat, LoadProgress, Model, ModelOptions};
 pub use mosu_kernels::{

@@ -1,7 +1,11 @@
 //! The header of a safetensors file: eight bytes of length, JSON, then the tensors' bytes without holes.
 //! Format: <https://github.com/huggingface/safetensors#format>.
 
-use std::{collections::HashSet, fmt};
+use std::{
+    collections::HashSet,
+    fmt,
+    io::{self, Read},
+};
 
 use safetensors::tensor::{Dtype, TensorInfo};
 use serde::{
@@ -36,14 +40,38 @@ pub(crate) struct Fault {
     pub message: String,
 }
 
+impl Fault {
+    fn of_file(message: String) -> Fault {
+        Fault { tensor: None, message }
+    }
+}
+
 /// The tensors of a file with these bytes, in the order of their bytes; every claim of the header is checked
 /// against the real length.
 pub(crate) fn parse(file: &[u8]) -> Result<Vec<Entry>, Fault> {
-    let (header, data_start) = split(file).map_err(|message| Fault { tensor: None, message })?;
+    let (header, data_start) = split(file).map_err(Fault::of_file)?;
+    entries(header, data_start, file.len())
+}
+
+/// As [`parse`], of a file of `len` bytes of which only the header is read.
+pub(crate) fn read(mut file: impl Read, len: u64) -> Result<Vec<Entry>, Fault> {
+    let cannot = |error: io::Error| Fault::of_file(error.to_string());
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(cannot)?;
+    let header_len = u64::from_le_bytes(length).min(MAX_HEADER_BYTES + 1);
+    let mut start = length.to_vec();
+    file.take(header_len).read_to_end(&mut start).map_err(cannot)?;
+    let (header, data_start) = split(&start).map_err(Fault::of_file)?;
+    let len = usize::try_from(len).map_err(|error| Fault::of_file(error.to_string()))?;
+    entries(header, data_start, len)
+}
+
+/// The tensors of a header, in a file of `file_len` bytes whose data starts at `data_start`.
+fn entries(header: &[u8], data_start: usize, file_len: usize) -> Result<Vec<Entry>, Fault> {
     let Header(mut tensors) = serde_json::from_slice(header)
-        .map_err(|error| Fault { tensor: None, message: format!("the header is not valid: {error}") })?;
+        .map_err(|error| Fault::of_file(format!("the header is not valid: {error}")))?;
     tensors.sort_by_key(|(_, info)| info.data_offsets);
-    let data_len = file.len() - data_start;
+    let data_len = file_len - data_start;
     let mut end_of_previous = 0;
     let mut entries = Vec::with_capacity(tensors.len());
     for (name, info) in tensors {

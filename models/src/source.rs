@@ -45,6 +45,14 @@ impl ModelSource {
         }
     }
 
+    /// Whether there is such a file.
+    pub(crate) fn has(&self, file: &str) -> bool {
+        match self {
+            ModelSource::Demo => demo::file(file).is_some(),
+            ModelSource::Directory(dir) => dir.join(file).is_file(),
+        }
+    }
+
     /// The contents of a file of at most `limit` bytes; `None` when there is no such file.
     pub(crate) fn read(&self, file: &str, limit: u64) -> Result<Option<Cow<'static, [u8]>>, LoadError> {
         match self {

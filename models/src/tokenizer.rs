@@ -18,7 +18,7 @@ mod tokenizer_config;
 mod vocabulary;
 mod vocabulary_class;
 
-use std::path::Path;
+use std::{iter, path::Path};
 
 use serde_json::{Map, Value, json};
 
@@ -114,6 +114,20 @@ impl Tokenizer {
             }
         }
         Err(missing(source))
+    }
+
+    /// The file that [`Tokenizer::load`] reads, if the model has any.
+    pub(crate) fn file(source: &ModelSource) -> Option<&'static str> {
+        let names = iter::once(FILE).chain(VOCABULARIES.iter().map(|(file, _)| *file));
+        names.into_iter().find(|name| source.has(name))
+    }
+
+    /// What kind of vocabulary it is.
+    pub fn kind(&self) -> &'static str {
+        match &self.inner {
+            Inner::Json { .. } => "tokenizer.json",
+            Inner::Vocabulary(vocabulary) => vocabulary.kind(),
+        }
     }
 
     /// A stand-in for a model that has none, as random weights have: token 0 to 255 is the byte of that value.

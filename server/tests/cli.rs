@@ -217,6 +217,28 @@ fn exit_codes_tell_whose_fault_it_was() {
 }
 
 #[test]
+fn inspect_tells_what_a_checkpoint_is() {
+    let shown = run(&["inspect"]);
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    let said = text(&shown.stdout);
+    for words in ["mosu-demo", "parameters", "per token", "tokenizer.json", "layers", "head_dim"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let report: Value = serde_json::from_str(text(&run(&["inspect", "--json"]).stdout)).unwrap();
+    assert_eq!(report["layers"][0]["first"], 0);
+    assert!(report["parameters"].as_u64().unwrap() > 1_000_000 && report["refused"] == serde_json::json!([]));
+
+    let model = Directory::demo_shape("inspected", "max_position_embeddings", 64);
+    let refused = run(&["inspect", model.path(), "--json"]);
+    assert_eq!(refused.status.code(), Some(3));
+    assert!(text(&refused.stderr).contains("refused"), "{}", text(&refused.stderr));
+    let report: Value = serde_json::from_str(text(&refused.stdout)).unwrap();
+    assert!(report["refused"][0].as_str().unwrap().contains("safetensors"), "{report}");
+    assert_eq!(report["context"], 64);
+    assert_eq!(run(&["inspect", "/nonexistent"]).status.code(), Some(3));
+}
+
+#[test]
 fn a_model_without_template_continues_texts() {
     let model = Directory::demo_shape("no-template", "max_position_embeddings", 64);
     model.write("tokenizer_config.json", "{}");

@@ -44,7 +44,7 @@ impl Ranks {
         Ok(Ranks { ids, words, nfc })
     }
 
-    /// The ids of `text`.
+    /// The ids of `text`. What the pattern finds no word in has none, as in tiktoken.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let mut normalized = NormalizedString::from(text);
         if self.nfc {

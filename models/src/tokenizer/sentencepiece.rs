@@ -108,6 +108,13 @@ impl SentencePiece {
         spans.into_iter().map(known).collect()
     }
 
+    pub fn kind(&self) -> &'static str {
+        match self.algorithm {
+            Cutter::BytePairs(_) => "SentencePiece, BPE",
+            Cutter::Unigram(_) => "SentencePiece, unigram",
+        }
+    }
+
     /// How its pieces become text.
     pub fn joining(&self) -> Joining {
         let NormalizerSpec { add_dummy_prefix, remove_extra_whitespaces, .. } = self.file.normalizer;

@@ -1,6 +1,6 @@
 //! A tokenizer made of a published vocabulary that is not a tokenizer.json: pieces or ranks, and the tokens around them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     TokenizerError,
@@ -133,6 +133,13 @@ impl Vocabulary {
         self.names.get(name).copied()
     }
 
+    pub fn kind(&self) -> &'static str {
+        match &self.pieces {
+            Pieces::SentencePiece { model, .. } => model.kind(),
+            Pieces::Ranks(_) => "ranks, as tiktoken",
+        }
+    }
+
     pub fn table(&self) -> &TokenTable {
         &self.table
     }
@@ -159,10 +166,10 @@ impl Parts {
 
     /// Adds what tokenizer_config.json lists, which has the last word, and the named special tokens.
     fn assemble(mut self, config: &TokenizerConfig) -> Result<Vocabulary, String> {
-        let listed = |token: &AddedToken| {
-            config.added_tokens.iter().any(|other| other.id == token.id || other.content == token.content)
-        };
-        self.added.retain(|token| !listed(token));
+        let ids: HashSet<u32> = config.added_tokens.iter().map(|token| token.id).collect();
+        let contents: HashSet<&str> =
+            config.added_tokens.iter().map(|token| token.content.as_str()).collect();
+        self.added.retain(|token| !ids.contains(&token.id) && !contents.contains(token.content.as_str()));
         self.added.extend(config.added_tokens.iter().cloned());
         for token in &self.added {
             let AddedToken { id, content, special, .. } = token;

@@ -5,6 +5,7 @@ mod bench;
 mod chat;
 mod doctor;
 mod exit;
+mod inspect;
 mod line_editor;
 mod machine;
 mod model_args;
@@ -37,6 +38,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Measure how fast a model is here, and how near to the machine's limits
     Bench(bench::BenchArgs),
+    /// Show what a checkpoint is, and what keeps it from being loaded
+    Inspect(inspect::InspectArgs),
     /// Show what this machine offers, and whether the model runs
     Doctor(doctor::DoctorArgs),
 }
@@ -55,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Serve(args) => serve::serve(args),
         Command::Bench(args) => bench::bench(args),
+        Command::Inspect(args) => inspect::inspect(args),
         Command::Doctor(args) => doctor::doctor(args),
     };
     done.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)

@@ -7,6 +7,9 @@ use crate::tokenizer::{
     protobuf::{Fields, Malformed, Value},
 };
 
+/// Of a piece, in an error.
+const SHOWN_CHARS: usize = 40;
+
 /// What a piece is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PieceKind {
@@ -131,7 +134,8 @@ impl ModelFile {
         let mut unknown = Vec::new();
         let mut bytes = HashSet::new();
         for (id, piece) in (0..).zip(&self.pieces) {
-            let error = |what: &str| Err(format!("piece {id} ({:?}) {what}", piece.text));
+            let start: String = piece.text.chars().take(SHOWN_CHARS).collect();
+            let error = |what: &str| Err(format!("piece {id} ({start:?}) {what}"));
             if piece.text.is_empty() || piece.text.len() > MAX_PIECE_BYTES {
                 return error(&format!(
                     "has {} bytes; supported are 1 to {MAX_PIECE_BYTES}",

@@ -1,0 +1,237 @@
+//! What a checkpoint is, without loading it: the configuration, the headers of its files, the tokenizer and the template.
+
+use std::collections::BTreeMap;
+
+use mosu_kernels::DType;
+use serde_json::Value;
+
+use crate::{
+    ChatTemplate, DecoderSpec, LoadError, ModelSource, Tokenizer, checkpoint, config_json::ConfigJson,
+    end_tokens::EndTokens, families,
+};
+
+/// What could be read of a checkpoint, and what could not.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    /// The directory's name, or `mosu-demo`.
+    pub name: String,
+    /// As config.json spells it, known here or not.
+    pub architecture: Option<String>,
+    /// What is computed; `None` when config.json is refused.
+    pub spec: Option<DecoderSpec>,
+    /// What the files hold; `None` when there are none or one is broken.
+    pub weights: Option<WeightFiles>,
+    /// Bytes that one token takes in the KV cache.
+    pub kv_bytes_per_token: Option<u64>,
+    /// Tokens that end a text, ascending.
+    pub eos_token_ids: Vec<u32>,
+    /// How text becomes tokens; `None` when the tokenizer is missing or refused.
+    pub tokenizer: Option<TokenizerFacts>,
+    /// The file that has the model's own chat template; `None` when it has none.
+    pub chat_template: Option<&'static str>,
+    /// Why the model could not be loaded as it is, one sentence for each part that is refused.
+    pub refusals: Vec<String>,
+}
+
+/// The files of the weights, by their headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WeightFiles {
+    /// How many files.
+    pub files: usize,
+    /// How many tensors are in them.
+    pub tensors: usize,
+    /// Bytes of the tensors, by their element type as the files name it.
+    pub bytes_by_type: BTreeMap<String, u64>,
+}
+
+impl WeightFiles {
+    /// Bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
+        self.bytes_by_type.values().sum()
+    }
+}
+
+/// A tokenizer, by its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenizerFacts {
+    /// The file that was read.
+    pub file: &'static str,
+    /// What kind of vocabulary it holds.
+    pub kind: &'static str,
+    /// How many tokens it has, added ones included.
+    pub tokens: usize,
+}
+
+/// Looks into a checkpoint. Of the weights only the headers are read, so that it is quick at any size; whether every
+/// tensor that config.json implies is there, and no other, only loading tells.
+pub fn inspect(source: &ModelSource) -> Inspection {
+    let mut found = Inspection {
+        name: source.name(),
+        architecture: None,
+        spec: None,
+        weights: None,
+        kv_bytes_per_token: None,
+        eos_token_ids: Vec::new(),
+        tokenizer: None,
+        chat_template: None,
+        refusals: Vec::new(),
+    };
+    found.weights = found.accept(read_weights(source));
+    let config = found.read_config(source);
+    found.accept(config);
+    found.tokenizer = found.accept(read_tokenizer(source));
+    let template = found.accept(ChatTemplate::load(source)).flatten();
+    found.chat_template = template.map(|_| ChatTemplate::file(source));
+    found
+}
+
+impl Inspection {
+    fn accept<T>(&mut self, result: Result<T, LoadError>) -> Option<T> {
+        result.map_err(|error| self.refusals.push(error.to_string())).ok()
+    }
+
+    fn read_config(&mut self, source: &ModelSource) -> Result<(), LoadError> {
+        let path = source.path("config.json");
+        let config = source.read_json("config.json")?.ok_or_else(|| LoadError::Missing {
+            path: path.clone(),
+            remedy: "a model directory in Hugging Face layout has one".into(),
+        })?;
+        self.architecture = config["architectures"].get(0).and_then(Value::as_str).map(Into::into);
+        let config = ConfigJson::new(&path, &config)?;
+        let spec = families::read(&config)?.spec;
+        self.kv_bytes_per_token =
+            Some((spec.kv_elements_per_token() * self.compute_type(&spec).size()) as u64);
+        let ends = EndTokens::read(source, &config, spec.vocab_size);
+        self.spec = Some(spec);
+        self.eos_token_ids = ends?.eos;
+        Ok(())
+    }
+
+    /// The type in which the weights compute: f32 where most of their bytes are, else the one that config.json names.
+    fn compute_type(&self, spec: &DecoderSpec) -> DType {
+        let by_bytes = |weights: &WeightFiles| {
+            weights.bytes_by_type.iter().max_by_key(|(_, bytes)| **bytes).map(|(name, _)| name == "F32")
+        };
+        match self.weights.as_ref().and_then(by_bytes) {
+            Some(true) => DType::F32,
+            Some(false) => spec.dtype.filter(|dtype| *dtype != DType::F32).unwrap_or(DType::BF16),
+            None => spec.dtype.unwrap_or(DType::BF16),
+        }
+        .compute()
+    }
+}
+
+fn read_weights(source: &ModelSource) -> Result<WeightFiles, LoadError> {
+    let mut weights = WeightFiles::default();
+    for (_, entries) in checkpoint::headers(source)? {
+        weights.files += 1;
+        weights.tensors += entries.len();
+        for entry in entries {
+            *weights.bytes_by_type.entry(format!("{:?}", entry.dtype)).or_default() += entry.len as u64;
+        }
+    }
+    Ok(weights)
+}
+
+fn read_tokenizer(source: &ModelSource) -> Result<TokenizerFacts, LoadError> {
+    let tokenizer = Tokenizer::load(source)?;
+    let file = Tokenizer::file(source).unwrap_or_default();
+    Ok(TokenizerFacts { file, kind: tokenizer.kind(), tokens: tokenizer.vocab_size() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+
+    fn of(dir: impl Into<PathBuf>) -> Inspection {
+        inspect(&ModelSource::Directory(dir.into()))
+    }
+
+    fn tests() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+    }
+
+    #[test]
+    fn the_demonstration_model_is_whole() {
+        let found = inspect(&ModelSource::Demo);
+        assert_eq!(found.refusals, Vec::<String>::new());
+        let (spec, weights) = (found.spec.unwrap(), found.weights.unwrap());
+        assert_eq!((weights.files, weights.tensors), (1, spec.tensors()));
+        assert_eq!(weights.bytes(), 2 * spec.parameters().unwrap());
+        assert_eq!(found.tokenizer.unwrap().kind, "tokenizer.json");
+        assert_eq!(found.chat_template, Some("tokenizer_config.json"));
+        assert!(!found.eos_token_ids.is_empty() && found.kv_bytes_per_token.unwrap() > 0);
+    }
+
+    /// Only the headers are read: of a file of a terabyte nothing else is there to be read.
+    #[test]
+    fn huge_files_are_quick() {
+        let dir = tempfile::tempdir().unwrap();
+        let header = br#"{"a":{"dtype":"BF16","shape":[524288,1048576],"data_offsets":[0,1099511627776]}}"#;
+        let mut start = (header.len() as u64).to_le_bytes().to_vec();
+        start.extend(header);
+        let file = dir.path().join("model.safetensors");
+        fs::write(&file, &start).unwrap();
+        fs::File::options().write(true).open(&file).unwrap().set_len(start.len() as u64 + (1 << 40)).unwrap();
+        let started = Instant::now();
+        let found = of(dir.path());
+        assert!(started.elapsed() < Duration::from_secs(1));
+        assert_eq!(found.weights.unwrap().bytes(), 1 << 40);
+    }
+
+    /// Every part that is refused is named, and the others are there.
+    #[test]
+    fn what_is_refused_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = r#"{"architectures": ["NobodyForCausalLM"]}"#;
+        fs::write(dir.path().join("config.json"), config).unwrap();
+        fs::write(dir.path().join("model.safetensors"), b"\xff\0\0\0\0\0\0\0{").unwrap();
+        fs::write(dir.path().join("chat_template.jinja"), "{% if %}").unwrap();
+        let model = tests().join("text/spm_bpe/tokenizer.model");
+        fs::copy(model, dir.path().join("tokenizer.model")).unwrap();
+        let found = of(dir.path());
+        assert_eq!(found.architecture.as_deref(), Some("NobodyForCausalLM"));
+        assert_eq!(found.tokenizer.unwrap().kind, "SentencePiece, BPE");
+        for (refusal, what) in
+            found.refusals.iter().zip(["model.safetensors", "NobodyForCausalLM", "chat_template"])
+        {
+            assert!(refusal.contains(what), "{refusal}");
+        }
+        assert_eq!(found.refusals.len(), 3);
+    }
+
+    /// Published shapes without weights: what is computed, in no time.
+    #[test]
+    fn published_configs_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut known = 0;
+        for entry in fs::read_dir(tests().join("shapes")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|end| end != "json") || path.ends_with("parameters.json") {
+                continue;
+            }
+            fs::copy(&path, dir.path().join("config.json")).unwrap();
+            let started = Instant::now();
+            let found = of(dir.path());
+            assert!(started.elapsed() < Duration::from_secs(1), "{}", path.display());
+            match found.spec {
+                Some(spec) => {
+                    known += 1;
+                    assert!(
+                        spec.parameters().unwrap() > 500_000_000 && found.kv_bytes_per_token.unwrap() > 0
+                    );
+                }
+                None => {
+                    assert!(found.refusals.iter().any(|refusal| refusal.contains("config.json")), "{found:?}")
+                }
+            }
+        }
+        assert!(known >= 15, "{known}");
+    }
+}
