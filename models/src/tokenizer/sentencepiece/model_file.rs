@@ -176,7 +176,7 @@ fn read_piece(message: &[u8]) -> Result<Piece, String> {
     for field in Fields::new(message) {
         match field.map_err(malformed)? {
             (1, Value::Bytes(text)) => {
-                piece.text = str::from_utf8(text).map_err(|_| format!("piece {text:?} is not UTF-8"))?.into();
+                piece.text = str::from_utf8(text).map_err(|_| "a piece is not UTF-8")?.into();
             }
             (2, Value::Fixed32(bits)) => piece.score = f32::from_bits(bits),
             (3, Value::Varint(kind)) => {
