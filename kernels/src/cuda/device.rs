@@ -166,8 +166,8 @@ impl CudaDevice {
         .map_err(failed)
     }
 
-    /// At least `bytes` of memory for use between an op's kernels. The address stays the same until more is asked for;
-    /// [`CudaDevice::plan_scratch`] does so ahead.
+    /// At least `bytes` of memory for use between an op's kernels, so that only one thread at a time may run ops of a
+    /// device. The address stays the same until more is asked for; [`CudaDevice::plan_scratch`] does so ahead.
     ///
     /// # Errors
     /// When there is not as much.

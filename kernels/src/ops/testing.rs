@@ -1,6 +1,6 @@
 //! What the ops' tests share.
 
-use std::{num::NonZeroUsize, sync::OnceLock};
+use std::{cell::OnceCell, num::NonZeroUsize};
 
 use half::{bf16, f16};
 
@@ -45,9 +45,10 @@ pub(super) fn devices() -> Vec<Device> {
         .collect()
 }
 
-/// The CUDA device of this process: a real one with `MOSU_TEST_CUDA=real`, else the simulated one where it is built.
+/// The CUDA device of this thread: a real one with `MOSU_TEST_CUDA=real`, else the simulated one where it is built. Ops
+/// keep data in the device's scratch memory between their kernels, so that only one thread at a time may use a device.
 pub(crate) fn cuda() -> Option<Device> {
-    static CUDA: OnceLock<Option<Device>> = OnceLock::new();
+    thread_local!(static CUDA: OnceCell<Option<Device>> = const { OnceCell::new() });
     let open = || {
         if std::env::var_os("MOSU_TEST_CUDA").is_none_or(|value| value != "real") {
             match cusim::install() {
@@ -57,7 +58,7 @@ pub(crate) fn cuda() -> Option<Device> {
         }
         Some(Device::cuda(0).unwrap())
     };
-    CUDA.get_or_init(open).clone()
+    CUDA.with(|device| device.get_or_init(open).clone())
 }
 
 /// [`devices`], and the CUDA device where one answers.
