@@ -123,6 +123,7 @@ impl Model {
         let config = ConfigJson::new(&path, &config)?;
         let family = families::read(&config)?;
         let ends = EndTokens::read(source, &config, family.spec.vocab_size)?;
+        check_device(&config, &family.spec, device)?;
         plan_scratch(&family.spec, options)?;
         let available = memory::available(device)?;
         let (weights, ignored_tensors) =
@@ -236,6 +237,18 @@ fn table_entries(options: &ModelOptions, plan: &MemoryPlan) -> usize {
 }
 
 /// The weights, and the names of the tensors that they do not need.
+/// Refuses what the device has no kernels for.
+fn check_device(config: &ConfigJson, spec: &DecoderSpec, device: &Device) -> Result<(), LoadError> {
+    let latent = spec.layers.iter().any(|layer| layer.attention.latent_kv.is_some());
+    match device {
+        Device::Cuda(_) if latent => {
+            let message = "latent attention has no CUDA kernels yet; run this model with `--device cpu`";
+            Err(config.error("kv_lora_rank", message))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn load_weights(
     source: &ModelSource,
     config: &ConfigJson,

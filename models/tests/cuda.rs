@@ -6,7 +6,7 @@
 mod common;
 
 use common::*;
-use mosu_models::{Device, LoadError, Model, ModelOptions};
+use mosu_models::{Device, LoadError, ModelOptions};
 
 /// Options of small models on the CUDA device; `None` where the simulated one is not built.
 fn cuda_options() -> Option<ModelOptions> {
@@ -19,32 +19,48 @@ fn cuda_options() -> Option<ModelOptions> {
     Some(ModelOptions { device: Device::cuda(0).unwrap(), ..options(1) })
 }
 
-/// Largest and quadratic mean difference from the golden logits, computed in chunks of `chunk` rows.
-fn difference(name: &str, model: &mut Model, chunk: usize) -> (f32, f32) {
-    let golden = Golden::of(name);
-    let logits = logits_in_chunks(model, &golden.ids, chunk);
-    let squares = logits.iter().zip(&golden.logits).map(|(a, b)| (a - b).powi(2));
-    let mean = (squares.sum::<f32>() / logits.len() as f32).sqrt();
-    (max_difference(&logits, &golden.logits), mean)
+/// Latent attention, which has no CUDA kernels yet.
+fn is_latent(name: &str) -> bool {
+    name.starts_with("deepseek")
+}
+
+#[test]
+fn latent_attention_is_refused_by_name() {
+    let Some(options) = cuda_options() else { return };
+    for name in EXACT.iter().filter(|name| is_latent(name)) {
+        let message = load_with(fixture(name), &options).map(|_| ()).unwrap_err().to_string();
+        assert!(
+            message.contains("latent attention") && message.contains("--device cpu"),
+            "{name}: {message}"
+        );
+    }
 }
 
 #[test]
 fn logits_of_f32_weights_equal_the_golden_ones() {
     let Some(options) = cuda_options() else { return };
-    for name in ["llama", "mistral", "qwen3", "gemma2", "gpt2"] {
-        let mut model = load_with(fixture(name), &options).unwrap();
-        let (max, _) = difference(name, &mut model, 20);
+    for name in EXACT.iter().filter(|name| !is_latent(name)) {
+        let mut model = load_with(fixture(name), &options_of(name, options.clone())).unwrap();
+        let golden = Golden::of(name);
+        let max = max_difference(&logits_in_chunks(&mut model, &golden.ids, 20), &golden.logits);
         assert!(max <= 1e-4, "{name}: off by {max}");
     }
 }
 
+/// As on the processor, but for experts of nearly equal probability: rounding may choose the other one of two, and a
+/// token's logits are then another's. So of sparse models one row in eight may differ.
 #[test]
 fn logits_of_bf16_weights_are_within_rounding() {
     let Some(options) = cuda_options() else { return };
-    for name in ["llama31_bf16", "qwen2_bf16", "qwen3_bf16", "gemma2_bf16"] {
-        let mut model = load_with(fixture(name), &options).unwrap();
-        let (max, mean) = difference(name, &mut model, 1000);
-        assert!(mean <= 0.02 && max <= 0.1, "{name}: off by {mean} in quadratic mean, {max} at most");
+    for name in ROUNDED.iter().filter(|name| !is_latent(name)) {
+        let mut model = load_with(fixture(name), &options_of(name, options.clone())).unwrap();
+        let golden = Golden::of(name);
+        let logits = logits_in_chunks(&mut model, &golden.ids, 1000);
+        let vocab = logits.len() / golden.ids.len();
+        let rows = logits.chunks(vocab).zip(golden.logits.chunks(vocab));
+        let near = rows.filter(|(found, golden)| max_difference(found, golden) <= 0.1).count();
+        let least = golden.ids.len() * if name.contains("moe") { 7 } else { 8 } / 8;
+        assert!(near >= least, "{name}: {near} of {} rows are near the golden ones", golden.ids.len());
     }
 }
 
@@ -59,12 +75,12 @@ fn assert_same(found: &[f32], expected: &[f32], what: &str) {
     assert!(same, "{what}: bits differ");
 }
 
-const EXACT: [&str; 2] = ["qwen3_bf16", "mistral"];
+const PROMISED: [&str; 2] = ["qwen3_bf16", "mistral"];
 
 #[test]
 fn chunks_do_not_matter() {
     let Some(options) = cuda_options() else { return };
-    for name in EXACT {
+    for name in PROMISED {
         let ids = ids(0, 70);
         let mut model = load_with(fixture(name), &options).unwrap();
         let whole = logits_in_chunks(&mut model, &ids, 1000);
@@ -79,7 +95,7 @@ fn chunks_do_not_matter() {
 #[test]
 fn company_does_not_matter() {
     let Some(options) = cuda_options() else { return };
-    for name in EXACT {
+    for name in PROMISED {
         let mut model = load_with(fixture(name), &options).unwrap();
         let vocab_size = model.info().vocab_size;
         let all: Vec<Vec<u32>> = (0..5).map(|s| ids(s, 6 + 9 * s)).collect();

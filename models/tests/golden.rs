@@ -8,94 +8,14 @@ mod common;
 use std::fs;
 
 use common::*;
-use mosu_models::{LoadError, Model, ModelOptions};
+use mosu_models::{LoadError, Model};
 use serde_json::{Map, Value};
-
-/// Weights of f32, or of f16, which computes in f32 too: nothing is rounded.
-const EXACT: &[&str] = &[
-    "bloom",
-    "chatglm2",
-    "deepseek_v2",
-    "deepseek_v2_lite",
-    "deepseek_v3",
-    "deepseek_v3_fp8",
-    "ernie4_5",
-    "ernie4_5_moe",
-    "gemma2",
-    "gemma3",
-    "gemma3_multimodal",
-    "glm4",
-    "glm4_0414",
-    "glm4_5",
-    "gpt2",
-    "gpt_oss",
-    "grok1",
-    "grok2",
-    "hunyuan_dense",
-    "hunyuan_moe",
-    "hy3",
-    "intern_s1",
-    "internlm1",
-    "internlm2",
-    "internlm3",
-    "internlm3_long",
-    "llama",
-    "llama2",
-    "llama31",
-    "llama32",
-    "llama4",
-    "llama4_multimodal",
-    "llama_bias_linear",
-    "llama_f16",
-    "llama_sharded",
-    "llama_yarn",
-    "minimax_m2",
-    "ministral3",
-    "ministral3_multimodal",
-    "mistral",
-    "mixtral",
-    "pangu_embedded",
-    "pangu_pro_moe",
-    "phi3",
-    "phi3_5_moe",
-    "phi3_long",
-    "qwen1",
-    "qwen2",
-    "qwen2_moe",
-    "qwen3",
-    "qwen3_moe",
-    "qwen3_moe_unnormalized",
-    "skywork_13b",
-    "skywork_moe",
-    "spark_x2_5",
-    "step3",
-    "step3_5",
-    "step3_7",
-];
-/// Weights of bf16, which meet rounded activations.
-const ROUNDED: &[&str] = &[
-    "deepseek_v3_bf16",
-    "gemma2_bf16",
-    "llama31_bf16",
-    "qwen2_bf16",
-    "qwen2_moe_bf16",
-    "qwen3_bf16",
-    "qwen3_moe_bf16",
-];
-/// Rotations that depend on the longest sequence: the golden logits are those of this one.
-const MAX_MODEL_LEN: &[(&str, usize)] = &[("internlm3_long", 64), ("phi3", 64)];
 
 /// Chunk sizes: token by token, one that no KV block is a multiple of, one KV block, everything.
 const CHUNKS: [usize; 4] = [1, 7, 16, 1000];
 
-/// What a fixture's golden logits were computed with.
-fn options_of(name: &str) -> ModelOptions {
-    let max_model_len = MAX_MODEL_LEN.iter().find(|(known, _)| *known == name).map(|(_, len)| *len);
-    ModelOptions { max_model_len, ..options(2) }
-}
-
 fn load_fixture(name: &str) -> Result<Model, LoadError> {
-    load_with(fixture(name), &options_of(name))
+    load_with(fixture(name), &options_of(name, options(2)))
 }
 
 #[test]
@@ -114,7 +34,7 @@ fn every_fixture_is_tested() {
 fn logits_equal_the_golden_ones() {
     for name in EXACT {
         let golden = Golden::of(name);
-        for (on, mut model) in on_every_instruction_set(name, &options_of(name)) {
+        for (on, mut model) in on_every_instruction_set(name, &options_of(name, options(2))) {
             for chunk in CHUNKS {
                 let logits = logits_in_chunks(&mut model, &golden.ids, chunk);
                 let difference = max_difference(&logits, &golden.logits);
@@ -133,7 +53,7 @@ fn logits_equal_the_golden_ones() {
 fn logits_of_bf16_weights_are_within_rounding() {
     for name in ROUNDED {
         let golden = Golden::of(name);
-        for (on, mut model) in on_every_instruction_set(name, &options_of(name)) {
+        for (on, mut model) in on_every_instruction_set(name, &options_of(name, options(2))) {
             for chunk in CHUNKS {
                 let logits = logits_in_chunks(&mut model, &golden.ids, chunk);
                 let squares = logits.iter().zip(&golden.logits).map(|(a, b)| (a - b).powi(2));
@@ -183,7 +103,7 @@ fn every_switch_of_config_json_is_live() {
         for (switch, turned) in switches {
             let dir = copy_of(name);
             edit_config(dir.path(), |config| merge(config, &turned["config"]));
-            let mut model = match load_with(dir.path(), &options_of(name)) {
+            let mut model = match load_with(dir.path(), &options_of(name, options(2))) {
                 Ok(model) => model,
                 // Without a norm its weights have no place, without scaling the context is too long.
                 Err(LoadError::Checkpoint { .. } | LoadError::Option { .. }) => continue,

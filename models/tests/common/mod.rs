@@ -63,6 +63,86 @@ pub fn on_every_instruction_set(name: &str, options: &ModelOptions) -> impl Iter
     })
 }
 
+/// Weights of f32, or of f16, which computes in f32 too: nothing is rounded.
+pub const EXACT: &[&str] = &[
+    "bloom",
+    "chatglm2",
+    "deepseek_v2",
+    "deepseek_v2_lite",
+    "deepseek_v3",
+    "deepseek_v3_fp8",
+    "ernie4_5",
+    "ernie4_5_moe",
+    "gemma2",
+    "gemma3",
+    "gemma3_multimodal",
+    "glm4",
+    "glm4_0414",
+    "glm4_5",
+    "gpt2",
+    "gpt_oss",
+    "grok1",
+    "grok2",
+    "hunyuan_dense",
+    "hunyuan_moe",
+    "hy3",
+    "intern_s1",
+    "internlm1",
+    "internlm2",
+    "internlm3",
+    "internlm3_long",
+    "llama",
+    "llama2",
+    "llama31",
+    "llama32",
+    "llama4",
+    "llama4_multimodal",
+    "llama_bias_linear",
+    "llama_f16",
+    "llama_sharded",
+    "llama_yarn",
+    "minimax_m2",
+    "ministral3",
+    "ministral3_multimodal",
+    "mistral",
+    "mixtral",
+    "pangu_embedded",
+    "pangu_pro_moe",
+    "phi3",
+    "phi3_5_moe",
+    "phi3_long",
+    "qwen1",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "qwen3_moe_unnormalized",
+    "skywork_13b",
+    "skywork_moe",
+    "spark_x2_5",
+    "step3",
+    "step3_5",
+    "step3_7",
+];
+/// Weights of bf16, which meet rounded activations.
+pub const ROUNDED: &[&str] = &[
+    "deepseek_v3_bf16",
+    "gemma2_bf16",
+    "llama31_bf16",
+    "qwen2_bf16",
+    "qwen2_moe_bf16",
+    "qwen3_bf16",
+    "qwen3_moe_bf16",
+];
+/// Rotations that depend on the longest sequence: the golden logits are those of this one.
+const MAX_MODEL_LEN: &[(&str, usize)] = &[("internlm3_long", 64), ("phi3", 64)];
+
+/// What a fixture's golden logits were computed with.
+pub fn options_of(name: &str, options: ModelOptions) -> ModelOptions {
+    let max_model_len = MAX_MODEL_LEN.iter().find(|(known, _)| *known == name).map(|(_, len)| *len);
+    ModelOptions { max_model_len, ..options }
+}
+
 /// Token ids `[T]` and logits `[T, V]` that transformers computed.
 pub struct Golden {
     pub ids: Vec<u32>,
