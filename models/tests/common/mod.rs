@@ -20,9 +20,10 @@ use tempfile::TempDir;
 /// Rows of the largest step in these tests.
 pub const MAX_ROWS: usize = 256;
 
-/// The directory of a fixture.
+/// The directory of a fixture. Asked for when the test runs, so that its program also runs where it was not built.
 pub fn fixture(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", name].iter().collect()
+    let package = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+    [&package, "tests", "fixtures", name].iter().collect()
 }
 
 /// A copy of a fixture's files, to spoil.
