@@ -212,11 +212,13 @@ fn network(
 ) -> Result<()> {
     let (t, i) = (x.shape().dims()[0], weights.down.in_features());
     let wide = [t, weights.gate_up.out_features()];
-    ops::linear(device, gate_up.get_mut(wide)?, x, &weights.gate_up)?;
-    let (to, from) = (activated.get_mut([t, i])?, gate_up.get(wide)?);
+    let (to, between) = (activated.get_mut([t, i])?, gate_up.get_mut(wide)?);
     match weights.activation {
-        FfnActivation::Gated(glu) => ops::gated_activation(device, to, from, glu)?,
-        FfnActivation::Plain(act) => ops::activation(device, to, from, act)?,
+        FfnActivation::Gated(glu) => ops::gated_linear(device, to, between, x, &weights.gate_up, glu)?,
+        FfnActivation::Plain(act) => {
+            ops::linear(device, between, x, &weights.gate_up)?;
+            ops::activation(device, to, gate_up.get(wide)?, act)?;
+        }
     }
     ops::linear(device, out, activated.get([t, i])?, &weights.down)
 }
