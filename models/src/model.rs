@@ -98,8 +98,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a model. The weights stay in their files' mapping: nothing is copied, and loading takes as long as
-    /// checking the headers and planning the memory.
+    /// Loads a model. On the processor weights stay in their files' mapping, but for layouts and formats that have to be
+    /// rearranged; to a GPU they are copied.
     ///
     /// # Errors
     /// For a missing or broken file, an unknown architecture, a tensor that is missing, left over or of the wrong
@@ -236,7 +236,6 @@ fn table_entries(options: &ModelOptions, plan: &MemoryPlan) -> usize {
     sequences * plan.max_model_len.div_ceil(BLOCK_SIZE)
 }
 
-/// The weights, and the names of the tensors that they do not need.
 /// Refuses what the device has no kernels for.
 fn check_device(config: &ConfigJson, spec: &DecoderSpec, device: &Device) -> Result<(), LoadError> {
     let latent = spec.layers.iter().any(|layer| layer.attention.latent_kv.is_some());
@@ -249,6 +248,7 @@ fn check_device(config: &ConfigJson, spec: &DecoderSpec, device: &Device) -> Res
     }
 }
 
+/// The weights, and the names of the tensors that they do not need.
 fn load_weights(
     source: &ModelSource,
     config: &ConfigJson,

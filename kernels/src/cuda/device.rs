@@ -185,7 +185,6 @@ impl CudaDevice {
 
     /// Counters with which the thread blocks of one kernel tell that all have arrived: u32 `[ARRIVALS]`, all 0 between
     /// kernels (the last thread block to arrive resets its counter).
-    #[allow(dead_code, reason = "the ops that need it come next")]
     pub(crate) fn arrivals(&self) -> CudaPtr {
         self.arrivals
     }

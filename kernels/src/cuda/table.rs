@@ -13,7 +13,6 @@ pub(crate) struct KernelFile {
 
 /// Compute capabilities, as ten times the major plus the minor version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "the table uses what it needs")]
 pub(crate) enum RunsOn {
     /// This one and all newer ones.
     From(u32),
