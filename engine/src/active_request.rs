@@ -42,6 +42,17 @@ struct Choice {
     finished: bool,
 }
 
+/// What can be done about a choice while its token is being drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Foresight {
+    /// Nothing: it is the last one.
+    Ends,
+    /// The next step can build on it, whatever it is. Should it end the choice, that step's result is dropped.
+    GoesOn,
+    /// The next draw depends on it.
+    MustKnow,
+}
+
 /// The state of an accepted request, but for its sequences.
 #[derive(Debug)]
 pub(crate) struct ActiveRequest {
@@ -151,18 +162,32 @@ impl ActiveRequest {
         self.choices.get(choice as usize).is_some_and(|choice| choice.finished)
     }
 
-    /// What the draw of a choice's token at `position` needs. It comes back with the drawn token.
-    pub fn lend_sample_params(&mut self, choice: u32, position: usize) -> SampleParams {
-        self.choices[choice as usize].sampler.lend(position)
+    /// What the draw of a choice's token at `position` needs, `num_pending` draws before it being unknown. It comes back
+    /// with the drawn token.
+    pub fn lend_sample_params(&mut self, choice: u32, position: usize, num_pending: usize) -> SampleParams {
+        self.choices[choice as usize].sampler.lend(position, num_pending)
     }
 
-    /// Takes a step's results for one of its sequences, of which the step's tokens are computed.
+    /// What is known of a choice's next token but one, while the next one is drawn with `num_pending` before it.
+    pub fn foresee(&self, choice: u32, num_pending: usize) -> Foresight {
+        let choice = &self.choices[choice as usize];
+        if choice.num_tokens + num_pending + 1 >= self.max_tokens {
+            Foresight::Ends
+        } else if choice.sampler.needs_every_token() {
+            Foresight::MustKnow
+        } else {
+            Foresight::GoesOn
+        }
+    }
+
+    /// Takes a step's results for one of its sequences, of which the first `num_computed` tokens are computed.
     ///
     /// # Errors
     /// Why the model could not serve it.
     pub fn advance<'a>(
         &mut self,
         sequence: &mut Sequence,
+        num_computed: usize,
         results: impl Iterator<Item = (LogitRow, &'a mut LogitOutput)>,
         rules: &TextRules,
         mut emit: impl FnMut(Event),
@@ -178,12 +203,12 @@ impl ActiveRequest {
                 LogitToken::Sampled(lent) => drawn = Some((lent, OutputToken { id: output.token, logprobs })),
             }
         }
-        if !self.prompt_is_known && sequence.num_computed >= sequence.prompt_len {
+        if !self.prompt_is_known && num_computed >= sequence.prompt_len {
             self.accept_prompt(sequence, rules, &mut emit);
         }
         sequence.max_cached = self.max_cached(sequence.id.choice);
         if let Some((lent, token)) = drawn {
-            sequence.tokens.push(token.id);
+            sequence.push(token.id);
             emit(self.accept_token(sequence.id.choice, lent, token, rules));
         }
         Ok(())

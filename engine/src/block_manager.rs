@@ -92,7 +92,12 @@ impl BlockManager {
 
     /// KV blocks held by sequences.
     pub fn num_used(&self) -> usize {
-        self.blocks.len() - self.free.len()
+        self.blocks.len() - self.num_free()
+    }
+
+    /// KV blocks that no sequence holds.
+    pub fn num_free(&self) -> usize {
+        self.free.len()
     }
 
     /// An empty block table for a sequence that shares prefixes within `scope`.
@@ -128,6 +133,11 @@ impl BlockManager {
         let complete = self.grow(table, tokens.len());
         debug_assert!(complete);
         Some(num_cached)
+    }
+
+    /// KV blocks that `table` lacks for `num_tokens`.
+    pub fn num_missing(&self, table: &BlockTable, num_tokens: usize) -> usize {
+        num_tokens.div_ceil(self.block_size).saturating_sub(table.blocks.len())
     }
 
     /// Adds fresh KV blocks to `table` until it has room for `num_tokens`. False, when none is left to add.

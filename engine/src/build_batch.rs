@@ -1,44 +1,56 @@
 //! From a planned step to the arrays that the model reads.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
-use mosu_models::{Batch, LogitRow, LogitToken};
+use mosu_models::{Batch, LogitRow, LogitToken, PendingToken};
 
 use crate::{
-    active_request::ActiveRequest,
-    scheduler::Scheduled,
+    active_request::{ActiveRequest, Foresight},
+    scheduler::{Scheduled, Scheduler},
     sequence::{RequestId, Sequence},
 };
 
-/// Fills `batch` with the rows of `plan`, in its order.
+/// Fills `batch` with the rows of `plan`, in its order. Returns whether the next step must wait for this one's tokens.
 pub(crate) fn build_batch(
     batch: &mut Batch,
     plan: &[Scheduled],
-    running: &[Sequence],
-    block_size: usize,
+    scheduler: &mut Scheduler,
     requests: &mut BTreeMap<RequestId, ActiveRequest>,
-) {
+) -> bool {
     batch.clear();
-    let tables = plan.iter().map(|scheduled| running[scheduled.index].kv.blocks().len());
-    batch.block_table_width = tables.max().unwrap_or(0);
     batch.cu_seqlens_q.push(0);
-    for scheduled in plan {
-        let sequence = &running[scheduled.index];
-        let first_row = batch.num_rows();
-        add_rows(batch, sequence, scheduled.num_tokens, block_size);
-        if let Some(request) = requests.get_mut(&sequence.id.request) {
-            add_logit_rows(batch, sequence, first_row, request);
+    let block_size = scheduler.blocks.block_size();
+    for Scheduled { id, .. } in plan {
+        let width = scheduler.running_mut(*id).map_or(0, |sequence| sequence.kv.blocks().len());
+        batch.block_table_width = batch.block_table_width.max(width);
+    }
+    let (mut num_draws, mut must_wait) = (0, false);
+    for Scheduled { id, positions } in plan {
+        let (Some(sequence), Some(request)) = (scheduler.running_mut(*id), requests.get_mut(&id.request))
+        else {
+            continue;
+        };
+        add_rows(batch, sequence, positions.clone(), block_size);
+        add_prompt_logprobs(batch, sequence, positions.clone(), request);
+        if positions.end == sequence.num_tokens() && request.draws_tokens() {
+            must_wait |= add_draw(batch, sequence, num_draws, request) == Foresight::MustKnow;
+            num_draws += 1;
         }
     }
+    must_wait
 }
 
-/// The sequence's next `num_tokens` tokens, their places in the KV cache, and its block table.
-fn add_rows(batch: &mut Batch, sequence: &Sequence, num_tokens: usize, block_size: usize) {
+/// The sequence's tokens at `positions`, their places in the KV cache, and its block table.
+fn add_rows(batch: &mut Batch, sequence: &Sequence, positions: Range<usize>, block_size: usize) {
     let blocks = sequence.kv.blocks();
-    let end = sequence.num_computed + num_tokens;
-    for position in sequence.num_computed..end {
+    let end = positions.end;
+    for position in positions {
         let slot = blocks[position / block_size] as usize * block_size + position % block_size;
-        batch.token_ids.push(sequence.tokens[position]);
+        let token = sequence.tokens.get(position);
+        if token.is_none() {
+            batch.pending.push(PendingToken { row: batch.num_rows() as u32, drawn_by: sequence.drawn_by });
+        }
+        batch.token_ids.push(token.copied().unwrap_or(0));
         batch.positions.push(position as u32);
         batch.slot_mapping.push(slot as u32);
     }
@@ -48,22 +60,37 @@ fn add_rows(batch: &mut Batch, sequence: &Sequence, num_tokens: usize, block_siz
     batch.block_tables.resize(batch.num_sequences() * batch.block_table_width, 0);
 }
 
-/// Asks for the log-probabilities of prompt tokens, and for a token to be drawn behind the sequence's last one.
-fn add_logit_rows(batch: &mut Batch, sequence: &Sequence, first_row: usize, request: &mut ActiveRequest) {
-    let end = sequence.num_computed + batch.num_rows() - first_row;
-    let row_of = |position: usize| (first_row + position - sequence.num_computed) as u32;
-    if let Some(known) = request.known_prompt_logprobs(sequence.id.choice) {
-        for position in sequence.num_computed.max(known)..end.min(sequence.prompt_len - 1) {
-            let token = LogitToken::Given(sequence.tokens[position + 1]);
-            batch.logit_rows.push(LogitRow {
-                row: row_of(position),
-                token,
-                logprobs: request.prompt_logprobs(),
-            });
-        }
+/// Asks for the log-probabilities of the prompt's tokens that follow those at `positions`, the batch's last rows.
+fn add_prompt_logprobs(
+    batch: &mut Batch,
+    sequence: &Sequence,
+    positions: Range<usize>,
+    request: &ActiveRequest,
+) {
+    let Some(known) = request.known_prompt_logprobs(sequence.id.choice) else { return };
+    let first_row = batch.num_rows() - positions.len();
+    for position in positions.start.max(known)..positions.end.min(sequence.prompt_len - 1) {
+        let row = (first_row + position - positions.start) as u32;
+        let token = LogitToken::Given(sequence.tokens[position + 1]);
+        batch.logit_rows.push(LogitRow { row, token, logprobs: request.prompt_logprobs() });
     }
-    if end == sequence.tokens.len() && request.draws_tokens() {
-        let token = LogitToken::Sampled(request.lend_sample_params(sequence.id.choice, end));
-        batch.logit_rows.push(LogitRow { row: row_of(end - 1), token, logprobs: request.logprobs() });
+}
+
+/// Asks for a token, the step's `number`, to be drawn behind the sequence's last one, the batch's last row.
+fn add_draw(
+    batch: &mut Batch,
+    sequence: &mut Sequence,
+    number: u32,
+    request: &mut ActiveRequest,
+) -> Foresight {
+    let (choice, num_pending) = (sequence.id.choice, sequence.num_pending);
+    let foresight = request.foresee(choice, num_pending);
+    let params = request.lend_sample_params(choice, sequence.num_tokens(), num_pending);
+    if foresight == Foresight::GoesOn {
+        sequence.num_pending += 1;
+        sequence.drawn_by = number;
     }
+    let (row, token) = (batch.num_rows() as u32 - 1, LogitToken::Sampled(params));
+    batch.logit_rows.push(LogitRow { row, token, logprobs: request.logprobs() });
+    foresight
 }

@@ -1,11 +1,15 @@
 //! All mutable state of a running engine, and what a step does to it: schedule, build the batch, compute, commit.
 //!
+//! On a device that computes by itself the next step is scheduled and queued before this one's results are waited for,
+//! so that the device has no pause between them. What a step draws is then input of the next one without having been
+//! seen here. A sequence whose token turns out to end it has computed one row in vain, which nobody is told of.
+//!
 //! Nothing here knows a clock, a thread or a channel, and randomness is an input: the simulation drives this.
 
 use std::{
     any::Any,
-    collections::BTreeMap,
-    iter,
+    collections::{BTreeMap, VecDeque},
+    iter, mem,
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -20,13 +24,20 @@ use crate::{
     sequence::{RequestId, Sequence, SequenceId},
 };
 
-/// What computes a step.
+/// What computes steps, in the order in which they are started. Errors are the device's, as text; the engine cannot go on
+/// after one.
 pub(crate) trait StepModel: Send {
-    /// Writes one entry to `output` per logit row of `batch`.
+    /// Starts a step. One more may be in flight.
     ///
     /// # Errors
-    /// The device's, as text. The engine cannot go on after one.
-    fn step(&mut self, batch: &Batch, output: &mut StepOutput) -> Result<(), String>;
+    /// See above.
+    fn start(&mut self, batch: &Batch) -> Result<(), String>;
+
+    /// Waits for the oldest step in flight, and writes one entry to `output` per logit row of its batch.
+    ///
+    /// # Errors
+    /// See above.
+    fn finish(&mut self, output: &mut StepOutput) -> Result<(), String>;
 }
 
 /// What an engine's core is made of.
@@ -36,6 +47,8 @@ pub(crate) struct CoreParts {
     pub scheduler: Scheduler,
     /// Requests find the prefixes of others.
     pub prefix_cache: bool,
+    /// The next step is started while one is computed.
+    pub overlap: bool,
     /// Where requests without a seed get theirs.
     pub seeds: SplitMix64,
 }
@@ -46,29 +59,42 @@ pub(crate) struct Core {
     rules: TextRules,
     scheduler: Scheduler,
     prefix_cache: bool,
+    overlap: bool,
     seeds: SplitMix64,
     requests: BTreeMap<RequestId, ActiveRequest>,
-    plan: Vec<Scheduled>,
-    batch: Batch,
+    /// Oldest first; at most two.
+    in_flight: VecDeque<Step>,
+    /// The last one that was committed, for its memory.
+    spare: Step,
     output: StepOutput,
     /// What callers are to be told, in order.
     events: Vec<(RequestId, Event)>,
     counters: Stats,
 }
 
+/// A step from its plan to its commit.
+#[derive(Default)]
+struct Step {
+    plan: Vec<Scheduled>,
+    batch: Batch,
+    /// The next one cannot be built before this one's tokens are known.
+    holds_next: bool,
+}
+
 impl Core {
     /// An idle engine.
     pub fn new(parts: CoreParts) -> Core {
-        let CoreParts { model, rules, scheduler, prefix_cache, seeds } = parts;
+        let CoreParts { model, rules, scheduler, prefix_cache, overlap, seeds } = parts;
         Core {
             model,
             rules,
             scheduler,
             prefix_cache,
+            overlap,
             seeds,
             requests: BTreeMap::new(),
-            plan: Vec::new(),
-            batch: Batch::default(),
+            in_flight: VecDeque::new(),
+            spare: Step::default(),
             output: StepOutput::default(),
             events: Vec::new(),
             counters: Stats::default(),
@@ -118,9 +144,9 @@ impl Core {
         ids.into_iter().for_each(|id| self.fail(id, error.clone()));
     }
 
-    /// No request is waiting or running.
+    /// No request is waiting or running, and no step in flight.
     pub fn is_idle(&self) -> bool {
-        self.requests.is_empty()
+        self.requests.is_empty() && self.in_flight.is_empty()
     }
 
     /// Takes what callers are to be told.
@@ -157,50 +183,77 @@ impl Core {
         self.scheduler.check_integrity()
     }
 
-    /// Does one step's work.
+    /// Commits one step, and sees to it that the device has the next one by then, if that can be known so early.
     ///
     /// # Errors
     /// What makes it impossible to go on.
     pub fn step(&mut self) -> Result<(), String> {
-        self.scheduler.schedule(&mut self.plan);
-        if self.plan.is_empty() {
+        if self.in_flight.is_empty() && !self.start()? {
             return Err(format!("{} requests wait but none can advance", self.requests.len()));
         }
-        self.leave_queue();
-        let Core { scheduler, requests, plan, batch, output, .. } = self;
-        build_batch(batch, plan, scheduler.running(), scheduler.blocks.block_size(), requests);
-        self.model.step(batch, output)?;
-        if output.rows.len() != batch.logit_rows.len() {
-            let (given, asked) = (output.rows.len(), batch.logit_rows.len());
+        if self.overlap && self.in_flight.iter().all(|step| !step.holds_next) && self.start()? {
+            self.counters.steps_ahead += 1;
+        }
+        self.finish()
+    }
+
+    /// Plans a step and hands it to the device. False when there is nothing to do, or not yet.
+    fn start(&mut self) -> Result<bool, String> {
+        let mut step = mem::take(&mut self.spare);
+        self.scheduler.schedule(&mut step.plan, !self.in_flight.is_empty());
+        if step.plan.is_empty() {
+            self.spare = step;
+            return Ok(false);
+        }
+        self.leave_queue(&step.plan);
+        let Core { scheduler, requests, .. } = self;
+        step.holds_next = build_batch(&mut step.batch, &step.plan, scheduler, requests);
+        self.model.start(&step.batch)?;
+        self.in_flight.push_back(step);
+        Ok(true)
+    }
+
+    /// Waits for the oldest step in flight and commits it.
+    fn finish(&mut self) -> Result<(), String> {
+        let Some(mut step) = self.in_flight.pop_front() else { return Ok(()) };
+        self.model.finish(&mut self.output)?;
+        let (given, asked) = (self.output.rows.len(), step.batch.logit_rows.len());
+        if given != asked {
             return Err(format!("the model gave {given} logit rows instead of {asked}"));
         }
-        self.commit();
+        self.commit(&mut step);
+        self.spare = step;
         Ok(())
     }
 
     /// Whoever runs no longer waits.
-    fn leave_queue(&mut self) {
-        for scheduled in &self.plan {
-            let id = self.scheduler.running()[scheduled.index].id;
+    fn leave_queue(&mut self, plan: &[Scheduled]) {
+        for Scheduled { id, .. } in plan {
             if let Some(request) = self.requests.get_mut(&id.request) {
                 request.place = None;
             }
         }
     }
 
-    /// Takes the step's results to their requests. A request that cannot take them fails alone.
-    fn commit(&mut self) {
+    /// Takes a step's results to their requests. A request that cannot take them fails alone; one that is gone wants
+    /// none.
+    fn commit(&mut self, step: &mut Step) {
         let mut failed = Vec::new();
-        let Core { scheduler, requests, rules, batch, output, events, counters, .. } = self;
+        let Core { scheduler, requests, rules, output, events, counters, .. } = self;
+        let Step { plan, batch, .. } = step;
         let mut results = batch.logit_rows.drain(..).zip(&mut output.rows).peekable();
-        for (&scheduled, &end_row) in self.plan.iter().zip(&batch.cu_seqlens_q[1..]) {
-            let sequence = scheduler.commit(scheduled);
-            let id = sequence.id.request;
+        for (scheduled, &end_row) in plan.iter().zip(&batch.cu_seqlens_q[1..]) {
             let mut own_results = iter::from_fn(|| results.next_if(|(row, _)| row.row < end_row));
-            let Some(request) = requests.get_mut(&id) else { continue };
+            let id = scheduled.id.request;
+            let (Some(sequence), Some(request)) = (scheduler.commit(scheduled), requests.get_mut(&id)) else {
+                own_results.for_each(drop);
+                continue;
+            };
             let (usage, prompt_was_known) = (request.usage(), request.prompt_is_known());
             let emit = |event| events.push((id, event));
-            let advance = AssertUnwindSafe(|| request.advance(sequence, &mut own_results, rules, emit));
+            let num_computed = scheduled.positions.end;
+            let advance =
+                AssertUnwindSafe(|| request.advance(sequence, num_computed, &mut own_results, rules, emit));
             let outcome = catch_unwind(advance).unwrap_or_else(|panic| Err(panic_message(&*panic)));
             own_results.for_each(drop); // a panic may have left some
             if let Err(message) = outcome {
@@ -217,23 +270,22 @@ impl Core {
         }
         drop(results);
         counters.steps += 1;
-        self.finish_requests();
+        self.finish_requests(&step.plan);
         failed.into_iter().for_each(|(id, message)| self.fail(id, RequestError::Internal(message)));
     }
 
-    /// Ends the step for all who are done.
-    fn finish_requests(&mut self) {
+    /// Ends a step for all who are done.
+    fn finish_requests(&mut self, plan: &[Scheduled]) {
         let Core { scheduler, requests, events, .. } = self;
-        for scheduled in &self.plan {
-            let id = scheduler.running()[scheduled.index].id.request;
-            if requests.get(&id).is_some_and(ActiveRequest::is_finished)
-                && let Some(request) = requests.remove(&id)
+        for Scheduled { id: SequenceId { request: id, .. }, .. } in plan {
+            if requests.get(id).is_some_and(ActiveRequest::is_finished)
+                && let Some(request) = requests.remove(id)
             {
-                events.push((id, Event::Finished(request.usage())));
+                events.push((*id, Event::Finished(request.usage())));
                 self.counters.requests_finished += 1;
             }
         }
-        scheduler.finish_step(|id| {
+        scheduler.retain(|id| {
             requests.get(&id.request).is_some_and(|request| !request.choice_is_finished(id.choice))
         });
     }

@@ -48,6 +48,9 @@ pub struct EngineOptions {
     pub max_waiting_tokens: usize,
     /// Reuse KV blocks of common prefixes.
     pub prefix_cache: bool,
+    /// On a GPU, start the next step before the results of the one being computed are known. Answers are the same bits
+    /// either way.
+    pub overlap: bool,
 }
 
 impl Default for EngineOptions {
@@ -64,6 +67,7 @@ impl Default for EngineOptions {
             max_waiting_requests: 256,
             max_waiting_tokens: 1 << 20,
             prefix_cache: true,
+            overlap: true,
         }
     }
 }
@@ -221,6 +225,7 @@ impl EngineOptions {
         })?;
         let blocks = BlockManager::new(num_blocks, info.block_size);
         Ok(CoreParts {
+            overlap: self.overlap && model.is_asynchronous(),
             model: Box::new(model),
             rules: TextRules {
                 tokens: Arc::<Tokenizer>::clone(tokenizer),
@@ -239,8 +244,12 @@ fn at_least_one(option: &'static str, value: usize) -> Result<NonZeroUsize, Load
 }
 
 impl StepModel for Model {
-    fn step(&mut self, batch: &Batch, output: &mut StepOutput) -> Result<(), String> {
-        Model::step(self, batch, output).map_err(|error| error.to_string())
+    fn start(&mut self, batch: &Batch) -> Result<(), String> {
+        Model::start(self, batch).map_err(|error| error.to_string())
+    }
+
+    fn finish(&mut self, output: &mut StepOutput) -> Result<(), String> {
+        Model::finish(self, output).map_err(|error| error.to_string())
     }
 }
 

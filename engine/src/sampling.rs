@@ -12,7 +12,7 @@ const MIN_TEMPERATURE: f32 = 1e-5;
 /// How the tokens of one choice are drawn.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    /// Its lists are away while a step has them: see [`Sampler::lend`].
+    /// `params.seen` is away while a step has it: see [`Sampler::lend`].
     params: SampleParams,
     /// Where each token stands in `params.seen`; `None` when no penalty asks for it.
     seen: Option<HashMap<u32, usize>>,
@@ -60,21 +60,25 @@ impl Sampler {
         sampler
     }
 
-    /// What the draw of the token at `position` needs. The lists move into it: give them back with
-    /// [`Sampler::restore`] after the step.
-    pub fn lend(&mut self, position: usize) -> SampleParams {
-        SampleParams {
-            logit_bias: mem::take(&mut self.params.logit_bias),
-            suppressed: mem::take(&mut self.params.suppressed),
-            seen: mem::take(&mut self.params.seen),
-            position: position as u64,
-            ..self.params.clone()
+    /// What the draw of the token at `position` needs, with `num_pending` draws before it of which nothing is known.
+    /// The tokens seen, which can be many, move into it: give them back with [`Sampler::restore`] after the step.
+    pub fn lend(&mut self, position: usize, num_pending: usize) -> SampleParams {
+        let seen = mem::take(&mut self.params.seen);
+        let mut params = SampleParams { seen, position: position as u64, ..self.params.clone() };
+        if self.suppressed_draws <= num_pending {
+            params.suppressed.clear();
         }
+        params
     }
 
-    /// Takes the lists back that a step had.
+    /// Takes back what a step had.
     pub fn restore(&mut self, lent: SampleParams) {
-        self.params = lent;
+        self.params.seen = lent.seen;
+    }
+
+    /// The next draw cannot do without knowing this one's token.
+    pub fn needs_every_token(&self) -> bool {
+        self.seen.is_some()
     }
 
     /// Notes that `token` was drawn.
@@ -131,7 +135,7 @@ mod tests {
 
     /// Lends for one draw, restores, and observes `token`.
     fn draw(sampler: &mut Sampler, position: usize, token: u32) -> SampleParams {
-        let lent = sampler.lend(position);
+        let lent = sampler.lend(position, 0);
         sampler.restore(lent.clone());
         sampler.observe(token);
         lent
@@ -151,11 +155,13 @@ mod tests {
     fn lists_only_what_a_penalty_needs() {
         let mut plain = sampler(SamplingParams::default(), StopConditions::default());
         draw(&mut plain, 3, 6);
-        assert!(plain.lend(4).seen.is_empty());
+        assert!(plain.lend(4, 0).seen.is_empty());
+        assert!(!plain.needs_every_token());
         let params = SamplingParams { frequency_penalty: 0.5, ..SamplingParams::default() };
         let mut output_only = sampler(params, StopConditions::default());
         draw(&mut output_only, 3, 6);
-        assert_eq!(seen(&output_only.lend(4)), [(6, 1)]);
+        assert_eq!(seen(&output_only.lend(4, 0)), [(6, 1)]);
+        assert!(output_only.needs_every_token());
     }
 
     #[test]
@@ -165,8 +171,11 @@ mod tests {
         assert_eq!(draw(&mut both, 3, 1).suppressed, [90, 91, 8]);
         assert_eq!(draw(&mut both, 4, 1).suppressed, [90, 91, 8]);
         assert!(draw(&mut both, 5, 1).suppressed.is_empty());
+        let mut ahead = sampler(SamplingParams::default(), stop.clone());
+        let lent = [0, 1, 2].map(|num_pending| ahead.lend(3 + num_pending, num_pending).suppressed.len());
+        assert_eq!(lent, [3, 3, 0]);
         let mut ignoring = sampler(SamplingParams::default(), StopConditions { ignore_eos: true, ..stop });
-        assert_eq!(ignoring.lend(3).suppressed, [8]);
+        assert_eq!(ignoring.lend(3, 0).suppressed, [8]);
     }
 
     #[test]
@@ -174,7 +183,7 @@ mod tests {
         let params = SamplingParams::default();
         let of = |seed, choice| Sampler::new(&params, &StopConditions::default(), &[], &[1], seed, choice);
         let key = |mut sampler: Sampler, position| {
-            let lent = sampler.lend(position);
+            let lent = sampler.lend(position, 0);
             (lent.seed, lent.position)
         };
         assert_eq!(key(of(1, 0), 7), key(of(1, 0), 7));
@@ -186,6 +195,6 @@ mod tests {
     #[test]
     fn tiny_temperatures_are_greedy() {
         let params = SamplingParams { temperature: 1e-6, ..SamplingParams::default() };
-        assert_eq!(sampler(params, StopConditions::default()).lend(0).temperature, 0.0);
+        assert_eq!(sampler(params, StopConditions::default()).lend(0, 0).temperature, 0.0);
     }
 }

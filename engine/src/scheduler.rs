@@ -4,8 +4,11 @@
 //! waiting sequences, strictly in order of age. A sequence enters with room for all its tokens, so that only
 //! decodes need more. When none is left the youngest running sequence gives its KV blocks back and waits again,
 //! to be recomputed; so the oldest can always go on, and since one sequence alone always fits, everyone ends.
+//!
+//! A step can be planned *ahead*, while the one before it is computed: then what that step computes counts as
+//! computed, and the tokens that it draws as there, though nobody knows them yet.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 
 use crate::{
     block_manager::BlockManager,
@@ -13,12 +16,11 @@ use crate::{
 };
 
 /// One running sequence's part of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scheduled {
-    /// Index among the running sequences.
-    pub index: usize,
-    /// Tokens to compute, from the sequence's `num_computed` on.
-    pub num_tokens: usize,
+    pub id: SequenceId,
+    /// Which of its tokens are computed.
+    pub positions: Range<usize>,
 }
 
 /// Waiting and running sequences, and the KV blocks they share.
@@ -29,7 +31,7 @@ pub(crate) struct Scheduler {
     pub blocks: BlockManager,
     /// Oldest first.
     waiting: VecDeque<Sequence>,
-    /// Oldest first, but that those which entered in the last step stand at the end.
+    /// Oldest first.
     running: Vec<Sequence>,
     counters: SchedulerCounters,
 }
@@ -63,10 +65,13 @@ impl Scheduler {
         self.waiting.insert(place, sequence);
     }
 
-    /// Plans the next step into `plan`. Its indices hold until [`Scheduler::finish_step`].
-    pub fn schedule(&mut self, plan: &mut Vec<Scheduled>) {
+    /// Plans the next step into `plan`, and counts its tokens as computed. A step `ahead` of results takes nobody's KV
+    /// blocks, into which the step before may still write: its plan stays empty when they do not suffice.
+    pub fn schedule(&mut self, plan: &mut Vec<Scheduled>, ahead: bool) {
         plan.clear();
-        self.running.sort_unstable_by_key(|sequence| sequence.id);
+        if ahead && !self.decodes_fit() {
+            return;
+        }
         let mut budget = self.max_batch_tokens;
         let preemptions = self.counters.preemptions;
         self.schedule_decodes(plan, &mut budget);
@@ -77,9 +82,19 @@ impl Scheduler {
         }
     }
 
-    /// Running sequences, as a plan's indices mean them.
+    /// The sequences that run, oldest first.
     pub fn running(&self) -> &[Sequence] {
         &self.running
+    }
+
+    /// The running sequence `id`.
+    pub fn running_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {
+        let index = self.index(id)?;
+        Some(&mut self.running[index])
+    }
+
+    fn index(&self, id: SequenceId) -> Option<usize> {
+        self.running.binary_search_by_key(&id, |sequence| sequence.id).ok()
     }
 
     /// The sequences that wait, oldest first.
@@ -88,16 +103,16 @@ impl Scheduler {
     }
 
     /// Notes that `scheduled` was computed, and offers full KV blocks to the prefix cache. A token may then be added
-    /// to the sequence.
-    pub fn commit(&mut self, scheduled: Scheduled) -> &mut Sequence {
-        let sequence = &mut self.running[scheduled.index];
-        sequence.num_computed += scheduled.num_tokens;
-        self.blocks.publish(&mut sequence.kv, &sequence.tokens, sequence.num_computed);
-        sequence
+    /// to the sequence; there is none when it was removed meanwhile.
+    pub fn commit(&mut self, scheduled: &Scheduled) -> Option<&mut Sequence> {
+        let index = self.index(scheduled.id)?;
+        let sequence = &mut self.running[index];
+        self.blocks.publish(&mut sequence.kv, &sequence.tokens, scheduled.positions.end);
+        Some(sequence)
     }
 
-    /// Ends the step: removes sequences for which `keep` is false and returns their KV blocks.
-    pub fn finish_step(&mut self, keep: impl Fn(SequenceId) -> bool) {
+    /// Removes sequences for which `keep` is false and returns their KV blocks.
+    pub fn retain(&mut self, keep: impl Fn(SequenceId) -> bool) {
         let blocks = &mut self.blocks;
         self.running.retain_mut(|sequence| {
             let kept = keep(sequence.id);
@@ -108,10 +123,10 @@ impl Scheduler {
         });
     }
 
-    /// Removes all sequences of a request, between steps.
+    /// Removes all sequences of a request.
     pub fn remove(&mut self, request: RequestId) {
         self.waiting.retain(|sequence| sequence.id.request != request);
-        self.finish_step(|id| id.request != request);
+        self.retain(|id| id.request != request);
     }
 
     /// What happened so far.
@@ -134,13 +149,19 @@ impl Scheduler {
         self.blocks.check_integrity(self.running.iter().map(|sequence| &sequence.kv))
     }
 
+    /// Without preemption there is room for every decode.
+    fn decodes_fit(&self) -> bool {
+        let decodes = self.running.iter().filter(|sequence| sequence.num_uncomputed() == 1);
+        let missing = decodes.map(|sequence| self.blocks.num_missing(&sequence.kv, sequence.num_tokens()));
+        missing.sum::<usize>() <= self.blocks.num_free()
+    }
+
     fn schedule_decodes(&mut self, plan: &mut Vec<Scheduled>, budget: &mut usize) {
         let mut index = 0;
         // Preemption shortens `running` from the end, behind everything that is planned already.
         while index < self.running.len() {
             if self.running[index].num_uncomputed() == 1 && self.make_room(index) {
-                plan.push(Scheduled { index, num_tokens: 1 });
-                *budget -= 1;
+                plan.push(self.running[index].take_turn(budget));
             }
             index += 1;
         }
@@ -150,7 +171,8 @@ impl Scheduler {
     fn make_room(&mut self, index: usize) -> bool {
         loop {
             let sequence = &mut self.running[index];
-            if self.blocks.grow(&mut sequence.kv, sequence.tokens.len()) {
+            let num_tokens = sequence.num_tokens();
+            if self.blocks.grow(&mut sequence.kv, num_tokens) {
                 return true;
             }
             let Some(youngest) = self.running.pop() else { return false };
@@ -162,18 +184,17 @@ impl Scheduler {
     }
 
     fn preempt(&mut self, mut sequence: Sequence) {
+        debug_assert_eq!(sequence.num_pending, 0, "preempted while a step is in flight");
         self.blocks.release(&mut sequence.kv);
         sequence.num_computed = 0;
         self.counters.preemptions += 1;
         self.enqueue(sequence);
     }
 
-    fn schedule_prefills(&self, plan: &mut Vec<Scheduled>, budget: &mut usize) {
-        for (index, sequence) in self.running.iter().enumerate() {
-            let num_tokens = sequence.num_uncomputed().min(*budget);
-            if sequence.num_uncomputed() > 1 && num_tokens > 0 {
-                plan.push(Scheduled { index, num_tokens });
-                *budget -= num_tokens;
+    fn schedule_prefills(&mut self, plan: &mut Vec<Scheduled>, budget: &mut usize) {
+        for sequence in self.running.iter_mut().filter(|sequence| sequence.num_uncomputed() > 1) {
+            if *budget > 0 {
+                plan.push(sequence.take_turn(budget));
             }
         }
     }
@@ -193,11 +214,22 @@ impl Scheduler {
                 self.counters.prefix_queries += tokens.len().min(max_cached) as u64;
                 self.counters.prefix_hits += num_cached as u64;
             }
-            let num_tokens = sequence.num_uncomputed().min(*budget);
-            plan.push(Scheduled { index: self.running.len(), num_tokens });
-            *budget -= num_tokens;
-            self.running.extend(self.waiting.pop_front());
+            plan.push(sequence.take_turn(budget));
+            let place = self.running.partition_point(|other| other.id < sequence.id);
+            if let Some(sequence) = self.waiting.pop_front() {
+                self.running.insert(place, sequence);
+            }
         }
+    }
+}
+
+impl Sequence {
+    /// Computes as much of itself as `budget` tokens allow.
+    fn take_turn(&mut self, budget: &mut usize) -> Scheduled {
+        let first = self.num_computed;
+        self.num_computed += self.num_uncomputed().min(*budget);
+        *budget -= self.num_computed - first;
+        Scheduled { id: self.id, positions: first..self.num_computed }
     }
 }
 
@@ -222,13 +254,13 @@ mod tests {
     /// Plans and commits a step in which every complete sequence draws a token. Returns (request, tokens computed).
     fn step(scheduler: &mut Scheduler) -> Vec<(RequestId, usize)> {
         let mut plan = Vec::new();
-        scheduler.schedule(&mut plan);
-        let computed = plan.iter().map(|&scheduled| {
-            let sequence = scheduler.commit(scheduled);
+        scheduler.schedule(&mut plan, false);
+        let computed = plan.iter().map(|scheduled| {
+            let sequence = scheduler.commit(scheduled).unwrap();
             if sequence.num_uncomputed() == 0 {
-                sequence.tokens.push(0);
+                sequence.push(0);
             }
-            (sequence.id.request, scheduled.num_tokens)
+            (sequence.id.request, scheduled.positions.len())
         });
         let computed = computed.collect();
         scheduler.check_integrity().unwrap();

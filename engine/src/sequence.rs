@@ -20,8 +20,12 @@ pub(crate) struct Sequence {
     /// Prompt tokens, then output tokens.
     pub tokens: Vec<u32>,
     pub prompt_len: usize,
-    /// Tokens whose keys and values are in the KV cache; always fewer than `tokens`, but at a sequence's end.
+    /// Tokens whose keys and values are in the KV cache, or will be when the steps in flight are computed.
     pub num_computed: usize,
+    /// Tokens behind `tokens` that steps in flight are drawing, and on which later steps may build.
+    pub num_pending: usize,
+    /// Which one the last of them is among the draws of its step.
+    pub drawn_by: u32,
     /// Most tokens that may be taken from the prefix cache.
     pub max_cached: usize,
     /// Tokens found in the prefix cache when the sequence first ran.
@@ -37,14 +41,28 @@ impl Sequence {
             prompt_len: prompt.len(),
             tokens: prompt,
             num_computed: 0,
+            num_pending: 0,
+            drawn_by: 0,
             max_cached: usize::MAX,
             num_cached: None,
             kv,
         }
     }
 
-    /// Tokens still to be computed before the next one can be drawn. 1 is a decode, more are a prefill.
+    /// Known and pending tokens.
+    pub fn num_tokens(&self) -> usize {
+        self.tokens.len() + self.num_pending
+    }
+
+    /// Tokens still to be computed before the next one can be drawn. 1 is a decode, more are a prefill; with 0 the
+    /// sequence waits for what is in flight.
     pub fn num_uncomputed(&self) -> usize {
-        self.tokens.len() - self.num_computed
+        self.num_tokens() - self.num_computed
+    }
+
+    /// Adds a drawn token. It was pending, unless nothing could be built on it.
+    pub fn push(&mut self, token: u32) {
+        self.tokens.push(token);
+        self.num_pending = self.num_pending.saturating_sub(1);
     }
 }

@@ -27,6 +27,8 @@ pub struct Stats {
     pub preemptions: u64,
     /// Steps computed.
     pub steps: u64,
+    /// Those of them that were started while the one before was computed.
+    pub steps_ahead: u64,
     /// Requests that ended in [`Event::Finished`](crate::Event::Finished).
     pub requests_finished: u64,
     /// Requests whose stream was dropped before its final event.

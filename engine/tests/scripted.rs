@@ -2,7 +2,7 @@
 //! wrong KV slot draws other tokens, and is found at once. Every batch is checked to the letter.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     sync::{
         Arc,
         mpsc::{Receiver, Sender},
@@ -54,6 +54,10 @@ pub(crate) struct ScriptedModel {
     slots: Vec<Option<Slot>>,
     written: HashSet<u32>,
     steps: u64,
+    /// Results that nobody has asked for yet.
+    in_flight: VecDeque<Result<StepOutput, String>>,
+    /// What the last step drew, for those who build on it.
+    drawn: Vec<u32>,
     pub fault: Option<Fault>,
     /// Waits for a word before each step, and tells when it waits.
     pub gate: Option<(Receiver<()>, Sender<()>)>,
@@ -66,9 +70,20 @@ impl ScriptedModel {
             slots: vec![None; num_blocks as usize * block_size],
             written: HashSet::new(),
             steps: 0,
+            in_flight: VecDeque::new(),
+            drawn: Vec::new(),
             fault: None,
             gate: None,
         }
+    }
+
+    /// The token of a row: told, or drawn by the step before, which must not have been waited for.
+    fn input_token(&self, batch: &Batch, row: usize) -> u32 {
+        let Ok(index) = batch.pending.binary_search_by_key(&(row as u32), |pending| pending.row) else {
+            return batch.token_ids[row];
+        };
+        assert_eq!((batch.token_ids[row], self.in_flight.len()), (0, 1), "a token that is known already");
+        self.drawn[batch.pending[index].drawn_by as usize]
     }
 
     /// Checks the rows of one sequence against the shadow, and writes them. Returns each row's prefix hash.
@@ -91,7 +106,7 @@ impl ScriptedModel {
         }
         let mut prefixes = Vec::with_capacity(rows.len());
         for (row, position) in rows.zip(first..) {
-            let (token, slot) = (batch.token_ids[row], slot_of(position));
+            let (token, slot) = (self.input_token(batch, row), slot_of(position));
             assert_eq!(batch.positions[row] as usize, position);
             assert_eq!(batch.slot_mapping[row] as usize, slot);
             assert!(self.written.insert(slot as u32), "slot {slot} is written twice in a step");
@@ -104,13 +119,17 @@ impl ScriptedModel {
 }
 
 impl StepModel for ScriptedModel {
-    fn step(&mut self, batch: &Batch, output: &mut StepOutput) -> Result<(), String> {
+    /// Computes at once, in the order in which a device would, but tells nobody.
+    fn start(&mut self, batch: &Batch) -> Result<(), String> {
         if let Some((go, waiting)) = &self.gate {
             let _ = waiting.send(());
             let _ = go.recv();
         }
         match self.fault {
-            Some(Fault::Error(step)) if step == self.steps => return Err("the device is lost".into()),
+            Some(Fault::Error(step)) if step == self.steps => {
+                self.in_flight.push_back(Err("the device is lost".into()));
+                return Ok(());
+            }
             Some(Fault::Panic(step)) if step == self.steps => panic!("the model panicked"),
             _ => self.steps += 1,
         }
@@ -121,8 +140,18 @@ impl StepModel for ScriptedModel {
         let sequences = 0..batch.num_sequences();
         let prefixes: Vec<u64> = sequences.flat_map(|sequence| self.run_sequence(batch, sequence)).collect();
         assert!(batch.logit_rows.is_sorted_by(|a, b| a.row < b.row), "logit rows ascend");
-        output.rows.clear();
-        output.rows.extend(batch.logit_rows.iter().map(|row| logits(row, prefixes[row.row as usize])));
+        let logits = batch.logit_rows.iter().map(|row| logits(row, prefixes[row.row as usize]));
+        let rows: Vec<LogitOutput> = logits.collect();
+        let draws = batch.logit_rows.iter().zip(&rows);
+        let draws = draws.filter(|(row, _)| matches!(row.token, LogitToken::Sampled(_)));
+        self.drawn = draws.map(|(_, row)| row.token).collect();
+        self.in_flight.push_back(Ok(StepOutput { rows }));
+        assert!(self.in_flight.len() <= 2, "more than two steps in flight");
+        Ok(())
+    }
+
+    fn finish(&mut self, output: &mut StepOutput) -> Result<(), String> {
+        *output = self.in_flight.pop_front().expect("no step is in flight")?;
         Ok(())
     }
 }
@@ -190,11 +219,19 @@ pub(crate) struct Size {
     pub max_batch_tokens: usize,
     pub max_sequences: usize,
     pub prefix_cache: bool,
+    pub overlap: bool,
 }
 
 impl Default for Size {
     fn default() -> Size {
-        Size { num_blocks: 64, block_size: 4, max_batch_tokens: 64, max_sequences: 16, prefix_cache: true }
+        Size {
+            num_blocks: 64,
+            block_size: 4,
+            max_batch_tokens: 64,
+            max_sequences: 16,
+            prefix_cache: true,
+            overlap: false,
+        }
     }
 }
 
@@ -210,6 +247,7 @@ impl Size {
             rules: TextRules { tokens: Arc::new(ScriptedText), end_tokens: vec![END_TOKEN] },
             scheduler: Scheduler::new(blocks, self.max_batch_tokens, self.max_sequences),
             prefix_cache: self.prefix_cache,
+            overlap: self.overlap,
             seeds: SplitMix64(1),
         }
     }

@@ -28,7 +28,8 @@
 //! | [`accumulate`] | out `[T,H]` | x `[T,H]`, gate `[T,1]`?, scale | `out = (out + sigmoid(gate) · x) · scale` |
 //! | [`adjust_logits`] | logits `[R,V]` | scale, softcap? | `scale · logits`, then `c · tanh(logits / c)` |
 //! | [`sample`] | out u32 `[R]` | logits `[.,V]`, [`SampleRow`]s `[R]`, [`SampleWorkspace`] | one token per row, as [`SampleParams`] says |
-//! | [`logprobs`] | [`TokenLogprobs`] `[R]` | logits `[.,V]`, [`LogprobRow`]s `[R]` | log-softmax of the target, its rank, the most probable tokens |
+//! | [`logprobs`] | packed [`TokenLogprobs`] u32 `[n]` | logits `[.,V]`, drawn u32 `[D]`, [`LogprobRow`]s `[R]` | log-softmax of the target, its rank, the most probable tokens |
+//! | [`take_tokens`] | ids u32 `[T]` | drawn u32 `[D]`, pairs (t, d) | `ids[t] = drawn[d]`: a step's input that the step before drew |
 //!
 //! Arguments that do not fit each other are errors before anything is written. Ids, positions, slots and block
 //! tables are checked against what they index.
@@ -56,6 +57,7 @@ mod qkv_rope_cache;
 mod rope;
 mod route;
 mod sample;
+mod take_tokens;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -74,7 +76,7 @@ pub use gated_linear::gated_linear;
 pub use latent_attention::latent_attention;
 pub use latent_cache::latent_cache;
 pub use linear::{Linear, LinearPart, linear};
-pub use logprobs::{LogprobRow, TokenLogprobs, logprobs};
+pub use logprobs::{LogprobRow, LogprobTarget, TokenLogprobs, logprobs};
 pub use moe::{MoeWorkspace, WeighExperts, moe};
 pub use norm::{Norm, NormKind, add_norm, norm};
 pub use paged_attention::{
@@ -86,3 +88,4 @@ pub use route::{
     ExpertGroups, GroupRank, Renormalize, Router, RouterLogits, RouterScore, RouterTables, route,
 };
 pub use sample::{NO_TOKEN, SampleParams, SampleRow, SampleWorkspace, SeenToken, sample};
+pub use take_tokens::take_tokens;

@@ -9,6 +9,8 @@ use mosu_kernels::ops::{SampleParams, TokenLogprobs};
 pub struct Batch {
     /// `[T]` input token of each row.
     pub token_ids: Vec<u32>,
+    /// Rows whose token is still being drawn, in ascending order; their `token_ids` are 0.
+    pub pending: Vec<PendingToken>,
     /// `[T]` position of each row in its sequence, from 0.
     pub positions: Vec<u32>,
     /// `[T]` where the row's key and value go: `kv_block * block_size + offset`.
@@ -29,6 +31,7 @@ impl Batch {
     /// Empties every array, keeping its memory.
     pub fn clear(&mut self) {
         self.token_ids.clear();
+        self.pending.clear();
         self.positions.clear();
         self.slot_mapping.clear();
         self.cu_seqlens_q.clear();
@@ -47,6 +50,16 @@ impl Batch {
     pub fn num_sequences(&self) -> usize {
         self.context_lens.len()
     }
+}
+
+/// A row whose token the step before draws, which may not have been waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingToken {
+    /// Index among the batch's rows.
+    pub row: u32,
+    /// Which one it is of the tokens that the step before draws, in the order of its logit rows. If nothing could be
+    /// drawn there, this row's results are meaningless.
+    pub drawn_by: u32,
 }
 
 /// A row whose logits are wanted.

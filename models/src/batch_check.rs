@@ -2,7 +2,7 @@
 
 use mosu_kernels::KernelError;
 
-use crate::{Batch, LogitRow, LogitToken, SampleParams, kv_cache::BLOCK_SIZE};
+use crate::{Batch, LogitRow, LogitToken, PendingToken, SampleParams, kv_cache::BLOCK_SIZE};
 
 /// Why a step was not computed. The KV cache may hold the rows of a step that failed on the device.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,9 @@ pub enum StepError {
         /// What is wrong.
         message: String,
     },
+    /// A step was started with two in flight, or waited for with none.
+    #[error("{0}")]
+    InFlight(&'static str),
     /// The device failed.
     #[error(transparent)]
     Device(#[from] KernelError),
@@ -34,20 +37,41 @@ pub(crate) struct BatchLimits {
 }
 
 impl BatchLimits {
-    /// Checks every field of a batch.
+    /// Checks every field of a batch, before which a step drew `num_drawn` tokens.
     ///
     /// # Errors
     /// [`StepError::Batch`] naming the first field that is wrong.
-    pub fn check(&self, batch: &Batch) -> Result<(), StepError> {
+    pub fn check(&self, batch: &Batch, num_drawn: usize) -> Result<(), StepError> {
         self.check_lengths(batch)?;
         for sequence in 0..batch.num_sequences() {
             self.check_sequence(batch, sequence)?;
         }
         self.check_tokens("token_ids", batch.token_ids.iter().copied())?;
-        let mut previous = 0;
+        self.check_pending(batch, num_drawn)?;
+        let (mut previous, mut draws) = (0, 0);
         for logit_row in &batch.logit_rows {
             self.check_logit_row(logit_row, previous, batch.num_rows())?;
             previous = logit_row.row;
+            draws += usize::from(matches!(logit_row.token, LogitToken::Sampled(_)));
+        }
+        if draws > self.max_rows {
+            return Err(wrong("logit_rows", format!("{draws} draws, at most {}", self.max_rows)));
+        }
+        Ok(())
+    }
+
+    fn check_pending(&self, batch: &Batch, num_drawn: usize) -> Result<(), StepError> {
+        let mut next = 0;
+        for PendingToken { row, drawn_by } in &batch.pending {
+            if *row < next || *row as usize >= batch.num_rows() {
+                let message = format!("row {row} of {}, expected {next} or more", batch.num_rows());
+                return Err(wrong("pending.row", message));
+            }
+            if *drawn_by as usize >= num_drawn {
+                let message = format!("{drawn_by}: the step before drew {num_drawn} tokens");
+                return Err(wrong("pending.drawn_by", message));
+            }
+            next = row + 1;
         }
         Ok(())
     }

@@ -1,6 +1,9 @@
 //! A batch's arrays where the device reads them: in buffers that stay in place, so that recorded launches find them.
 
-use mosu_kernels::{DType, Device, KernelError, Result, Tensor, View, ops::PagedSequences};
+use mosu_kernels::{
+    DType, Device, KernelError, Result, Tensor, View,
+    ops::{self, PagedSequences},
+};
 
 use crate::Batch;
 
@@ -51,11 +54,11 @@ impl InputBuffers {
         })
     }
 
-    /// Copies a checked batch.
+    /// Copies a checked batch; tokens that are pending are taken from those `drawn`, u32 `[D]`, by the step before.
     ///
     /// # Errors
     /// When its block tables are larger than planned, or the device failed.
-    pub fn load(&mut self, device: &Device, batch: &Batch) -> Result<Inputs<'_>> {
+    pub fn load(&mut self, device: &Device, batch: &Batch, drawn: View<'_>) -> Result<Inputs<'_>> {
         let (rows, sequences) = (batch.num_rows(), batch.num_sequences());
         let available = self.block_tables.shape().elements();
         if batch.block_tables.len() > available {
@@ -64,6 +67,10 @@ impl InputBuffers {
             return Err(KernelError::Argument { op: "inputs", reason });
         }
         self.token_ids.copy_from(device, &batch.token_ids)?;
+        if !batch.pending.is_empty() {
+            let pairs = batch.pending.iter().map(|pending| [pending.row, pending.drawn_by]);
+            ops::take_tokens(device, self.token_ids.view_mut()?, drawn, &pairs.collect::<Vec<_>>())?;
+        }
         self.positions.copy_from(device, &batch.positions)?;
         self.slots.copy_from(device, &batch.slot_mapping)?;
         self.cu_seqlens_q.copy_from(device, &batch.cu_seqlens_q)?;

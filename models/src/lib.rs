@@ -34,7 +34,7 @@ mod tokenizer;
 mod weights;
 mod workspace;
 
-pub use batch::{Batch, LogitFault, LogitOutput, LogitRow, LogitToken, StepOutput};
+pub use batch::{Batch, LogitFault, LogitOutput, LogitRow, LogitToken, PendingToken, StepOutput};
 pub use batch_check::StepError;
 pub use chat_template::{ChatRequest, ChatTemplate, ChatTemplateError};
 pub use error::LoadError;

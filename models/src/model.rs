@@ -131,7 +131,7 @@ impl Model {
         let Family { architecture, spec, .. } = family;
 
         let compute = weights.dtype().compute();
-        let sampler = Sampler::new(device, spec.vocab_size)?;
+        let sampler = Sampler::new(device, spec.vocab_size, max_rows)?;
         let memory = FixedMemory {
             weights: weights.size_in_bytes(),
             workspace: workspace_bytes(&spec, compute, max_rows)? + sampler.bytes() as u64,
@@ -164,30 +164,59 @@ impl Model {
         &self.info
     }
 
+    /// The device computes steps while the caller goes on: starting one before the last is waited for saves time.
+    pub fn is_asynchronous(&self) -> bool {
+        matches!(self.device, Device::Cuda(_))
+    }
+
     /// Computes one step: keys and values of the batch's rows go to their slots, and `output` gets one entry per logit
     /// row, its token drawn on the device.
     ///
     /// # Errors
-    /// [`StepError::Batch`] when the batch contradicts itself or the model; nothing was computed then.
-    /// [`StepError::Device`] when the device failed.
+    /// As [`Model::start`] and [`Model::finish`].
     pub fn step(&mut self, batch: &Batch, output: &mut StepOutput) -> Result<(), StepError> {
-        self.limits.check(batch)?;
+        self.start(batch)?;
+        self.finish(output)
+    }
+
+    /// Starts a step. It sees all that was started before as done, and may take tokens from the last one that nobody
+    /// knows yet: see [`Batch::pending`]. Two may be in flight. On the processor it is computed at once.
+    ///
+    /// # Errors
+    /// [`StepError::Batch`] when the batch contradicts itself or the model; nothing was computed then.
+    /// [`StepError::InFlight`] when two steps are in flight. [`StepError::Device`] when the device failed.
+    pub fn start(&mut self, batch: &Batch) -> Result<(), StepError> {
+        self.check(batch)?;
         self.compute(batch)?;
-        self.sampler.run(&mut self.decoder, batch, output)
+        self.sampler.start(&mut self.decoder, batch)
+    }
+
+    /// Waits for the oldest step in flight. `output` gets one entry per logit row of its batch.
+    ///
+    /// # Errors
+    /// [`StepError::InFlight`] when none is. [`StepError::Device`] when the device failed.
+    pub fn finish(&mut self, output: &mut StepOutput) -> Result<(), StepError> {
+        self.sampler.finish(output)
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), StepError> {
+        let num_drawn = self.sampler.drawn()?.shape().elements();
+        self.limits.check(batch, num_drawn)
     }
 
     /// Computes the hidden states of a checked batch, launch by launch or as a recorded decode.
     fn compute(&mut self, batch: &Batch) -> DeviceResult<()> {
-        let Model { device, inputs, recorded, record_steps, decoder, .. } = self;
+        let Model { device, inputs, recorded, record_steps, decoder, sampler, .. } = self;
+        let drawn = sampler.drawn()?;
         let shape = if *record_steps { recorded.shape_of(batch) } else { None };
         match (&*device, shape) {
             (Device::Cuda(gpu), Some(shape)) => {
-                let inputs = inputs.load(device, recorded.pad(batch, shape))?;
+                let inputs = inputs.load(device, recorded.pad(batch, shape), drawn)?;
                 recorded.run(gpu, shape, || decoder.decode(&inputs))?;
                 decoder.has_decoded();
                 Ok(())
             }
-            _ => decoder.forward(&inputs.load(device, batch)?),
+            _ => decoder.forward(&inputs.load(device, batch, drawn)?),
         }
     }
 
@@ -197,7 +226,7 @@ impl Model {
     /// # Errors
     /// As [`Model::step`].
     pub fn step_logits(&mut self, batch: &Batch) -> Result<Vec<f32>, StepError> {
-        self.limits.check(batch)?;
+        self.check(batch)?;
         self.compute(batch)?;
         let rows: Vec<u32> = batch.logit_rows.iter().map(|row| row.row).collect();
         let mut logits = Vec::with_capacity(rows.len() * self.info.vocab_size);

@@ -64,6 +64,7 @@ impl RecordedSteps {
         padded.block_table_width = table_width;
         padded.token_ids.extend(&batch.token_ids);
         padded.token_ids.resize(rows, 0);
+        padded.pending.extend(&batch.pending);
         padded.positions.extend(&batch.positions);
         padded.positions.resize(rows, 0);
         padded.context_lens.extend(&batch.context_lens);
@@ -111,7 +112,7 @@ impl RecordedSteps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{LogitRow, LogitToken};
+    use crate::{LogitRow, LogitToken, PendingToken};
 
     fn decode(contexts: &[u32], width: usize) -> Batch {
         let rows = 0..contexts.len() as u32;
@@ -124,6 +125,7 @@ mod tests {
             context_lens: contexts.into(),
             block_tables: (0..contexts.len() * width).map(|i| i as u32).collect(),
             block_table_width: width,
+            pending: vec![PendingToken { row: 1, drawn_by: 5 }],
             logit_rows: rows.map(logit_row).collect(),
         }
     }
@@ -136,6 +138,7 @@ mod tests {
         assert_eq!(shape, StepShape { rows: 4, table_width: 4 });
         let padded = steps.pad(&batch, shape);
         assert_eq!(padded.token_ids, [40, 41, 42, 0]);
+        assert_eq!(padded.pending, batch.pending);
         assert_eq!(padded.slot_mapping, [0, 16, 32, 1600]);
         assert_eq!(padded.context_lens, [40, 33, 2, 1]);
         assert_eq!(padded.cu_seqlens_q, [0, 1, 2, 3, 4]);

@@ -1,8 +1,10 @@
-//! From logits to tokens and log-probabilities, both on the device.
+//! From logits to tokens and log-probabilities on the device, and from there to the host once somebody waits for them.
+
+use std::collections::VecDeque;
 
 use mosu_kernels::{
-    Device, KernelError, View,
-    ops::{self, LogprobRow, NO_TOKEN, SampleRow, SampleWorkspace, TokenLogprobs},
+    DType, Device, Fetch, Result as DeviceResult, Tensor, View,
+    ops::{self, LogprobRow, LogprobTarget, NO_TOKEN, SampleRow, SampleWorkspace, TokenLogprobs},
 };
 
 use crate::{
@@ -10,83 +12,171 @@ use crate::{
     workspace::LOGIT_ROWS,
 };
 
-/// Memory for drawing tokens.
-pub(crate) struct Sampler(SampleWorkspace);
+/// Steps whose results may be on their way.
+const MOST_IN_FLIGHT: usize = 2;
+/// Most probable tokens per row that there is memory for from the start; more are had at the first need.
+const USUAL_TOP: usize = 20;
+
+/// Memory for drawing tokens, and the results that nobody has waited for.
+pub(crate) struct Sampler {
+    workspace: SampleWorkspace,
+    vocab_size: usize,
+    /// u32 `[max_rows]`: the tokens that the last step drew.
+    drawn: Tensor,
+    num_drawn: usize,
+    /// u32: log-probabilities of up to [`LOGIT_ROWS`] rows.
+    reports: Tensor,
+    in_flight: VecDeque<Step>,
+    /// Those that were waited for.
+    spare: Vec<Step>,
+}
+
+/// A step's results on their way.
+struct Step {
+    rows: Vec<Expected>,
+    /// For every [`LOGIT_ROWS`] rows the tokens drawn, then the reports.
+    results: Fetch,
+}
+
+/// What will come for a logit row.
+struct Expected {
+    given: Option<u32>,
+    /// Length of its report; 0 when none was asked for.
+    report: usize,
+}
 
 impl Sampler {
-    /// For rows of `vocab_size` logits.
-    pub fn new(device: &Device, vocab_size: usize) -> Result<Sampler, KernelError> {
-        Ok(Sampler(SampleWorkspace::new(device, vocab_size)?))
+    /// For steps of at most `max_rows` draws from `vocab_size` logits.
+    ///
+    /// # Errors
+    /// When memory is short.
+    pub fn new(device: &Device, vocab_size: usize, max_rows: usize) -> DeviceResult<Sampler> {
+        let row = LogprobRow { row: 0, target: LogprobTarget::Token(0), top: USUAL_TOP };
+        let new_step = |_| Ok(Step { rows: Vec::new(), results: Fetch::new(device)? });
+        Ok(Sampler {
+            workspace: SampleWorkspace::new(device, vocab_size)?,
+            vocab_size,
+            drawn: Tensor::zeros_on(device, [max_rows], DType::U32)?,
+            num_drawn: 0,
+            reports: Tensor::zeros_on(device, [LOGIT_ROWS * row.words(vocab_size)], DType::U32)?,
+            in_flight: VecDeque::new(),
+            spare: (0..MOST_IN_FLIGHT).map(new_step).collect::<DeviceResult<_>>()?,
+        })
     }
 
     /// Its size in bytes.
     pub fn bytes(&self) -> usize {
-        self.0.bytes()
+        self.workspace.bytes() + self.drawn.size_in_bytes() + self.reports.size_in_bytes()
     }
 
-    /// Fills `output` with one entry per logit row of the batch that `decoder` has just computed.
-    pub fn run(
-        &mut self,
-        decoder: &mut Decoder,
-        batch: &Batch,
-        output: &mut StepOutput,
-    ) -> Result<(), StepError> {
-        output.rows.clear();
-        output.rows.resize_with(batch.logit_rows.len(), LogitOutput::default);
-        for (wanted, output) in batch.logit_rows.chunks(LOGIT_ROWS).zip(output.rows.chunks_mut(LOGIT_ROWS)) {
+    /// u32 `[D]`: the tokens that the last step drew, in the order of its logit rows.
+    pub fn drawn(&self) -> DeviceResult<View<'_>> {
+        self.drawn.rows(self.num_drawn)
+    }
+
+    /// Starts what the logit rows of the batch ask for, which `decoder` is computing.
+    ///
+    /// # Errors
+    /// When too many steps are in flight, or the device failed.
+    pub fn start(&mut self, decoder: &mut Decoder, batch: &Batch) -> Result<(), StepError> {
+        let too_many = StepError::InFlight("two steps are in flight already: finish one");
+        let mut step = self.spare.pop().ok_or(too_many)?;
+        self.num_drawn = 0;
+        step.rows.clear();
+        for wanted in batch.logit_rows.chunks(LOGIT_ROWS) {
             let rows: Vec<u32> = wanted.iter().map(|wanted| wanted.row).collect();
             let (device, logits) = decoder.logits(&rows, batch.num_rows())?;
-            self.draw(device, logits, wanted, output)?;
-            report(device, logits, wanted, output)?;
+            let reports = self.draw(device, logits, wanted, &mut step)?;
+            self.report(device, logits, &reports, &mut step)?;
         }
+        self.in_flight.push_back(step);
         Ok(())
     }
 
-    /// Sets every entry's token.
+    /// Waits for the oldest step, and fills `output` with one entry per logit row.
+    ///
+    /// # Errors
+    /// When no step is in flight, or the device failed.
+    pub fn finish(&mut self, output: &mut StepOutput) -> Result<(), StepError> {
+        let none = StepError::InFlight("no step is in flight: start one");
+        let mut step = self.in_flight.pop_front().ok_or(none)?;
+        output.rows.clear();
+        step.results.finish(|words| unpack(&step.rows, words, &mut output.rows))?;
+        self.spare.push(step);
+        Ok(())
+    }
+
+    /// Draws the tokens of these rows of logits. Returns the log-probabilities that are wanted.
     fn draw(
         &mut self,
         device: &Device,
         logits: View<'_>,
         wanted: &[LogitRow],
-        output: &mut [LogitOutput],
-    ) -> Result<(), KernelError> {
-        let mut rows = Vec::with_capacity(wanted.len());
-        for (row, (wanted, output)) in wanted.iter().zip(&mut *output).enumerate() {
-            match &wanted.token {
-                LogitToken::Sampled(params) => rows.push(SampleRow { row, params }),
-                LogitToken::Given(token) => output.token = *token,
-            }
+        step: &mut Step,
+    ) -> DeviceResult<Vec<LogprobRow>> {
+        let (mut draws, mut reports) = (Vec::with_capacity(wanted.len()), Vec::new());
+        let first = self.num_drawn;
+        for (row, wanted) in wanted.iter().enumerate() {
+            let (given, target) = match &wanted.token {
+                LogitToken::Given(token) => (Some(*token), LogprobTarget::Token(*token)),
+                LogitToken::Sampled(params) => {
+                    draws.push(SampleRow { row, params });
+                    (None, LogprobTarget::Drawn(first + draws.len() - 1))
+                }
+            };
+            let report = wanted.logprobs.map(|top| LogprobRow { row, target, top: top as usize });
+            step.rows.push(Expected { given, report: report.map_or(0, |row| row.words(self.vocab_size)) });
+            reports.extend(report);
         }
-        let mut tokens = vec![NO_TOKEN; rows.len()];
-        ops::sample(device, &mut tokens, logits, &rows, &mut self.0)?;
-        for (SampleRow { row, .. }, token) in rows.iter().zip(tokens) {
-            output[*row].token = token;
-            output[*row].fault = (token == NO_TOKEN).then_some(LogitFault::NoToken);
+        if !draws.is_empty() {
+            let tokens = self.drawn.view_mut()?.into_slice(first, draws.len())?;
+            ops::sample(device, tokens, logits, &draws, &mut self.workspace)?;
+            step.results.start(self.drawn.view().slice(first, draws.len())?)?;
+            self.num_drawn += draws.len();
         }
-        Ok(())
+        Ok(reports)
+    }
+
+    /// Works out log-probabilities, of tokens that are drawn by then.
+    fn report(
+        &mut self,
+        device: &Device,
+        logits: View<'_>,
+        rows: &[LogprobRow],
+        step: &mut Step,
+    ) -> DeviceResult<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let words = rows.iter().map(|row| row.words(self.vocab_size)).sum();
+        if words > self.reports.shape().elements() {
+            self.reports = Tensor::zeros_on(device, [words], DType::U32)?;
+        }
+        let drawn = self.drawn.rows(self.num_drawn)?;
+        ops::logprobs(device, self.reports.rows_mut(words)?, logits, drawn, rows)?;
+        step.results.start(self.reports.rows(words)?)
     }
 }
 
-/// Adds the log-probabilities that were asked for.
-fn report(
-    device: &Device,
-    logits: View<'_>,
-    wanted: &[LogitRow],
-    output: &mut [LogitOutput],
-) -> Result<(), KernelError> {
-    let mut rows = Vec::new();
-    for (row, (wanted, output)) in wanted.iter().zip(&*output).enumerate() {
-        if let (Some(top), None) = (wanted.logprobs, output.fault) {
-            rows.push(LogprobRow { row, target: output.token, top: top as usize });
+/// Takes a step's words apart.
+fn unpack(rows: &[Expected], mut words: &[u32], outputs: &mut Vec<LogitOutput>) {
+    let mut take = |count: usize| words.split_off(..count).unwrap_or_default();
+    for rows in rows.chunks(LOGIT_ROWS) {
+        let mut drawn = take(rows.iter().filter(|row| row.given.is_none()).count()).iter();
+        for row in rows {
+            let token = row.given.or_else(|| drawn.next().copied()).unwrap_or(NO_TOKEN);
+            outputs.push(unpack_row(token, take(row.report)));
         }
     }
-    let mut reports = vec![TokenLogprobs::default(); rows.len()];
-    ops::logprobs(device, &mut reports, logits, &rows)?;
-    for (LogprobRow { row, .. }, report) in rows.iter().zip(reports) {
-        match report.logprob.is_nan() {
-            true => output[*row].fault = Some(LogitFault::NotFinite),
-            false => output[*row].logprobs = Some(report),
-        }
-    }
-    Ok(())
+}
+
+/// A row's token and its report, if there is one.
+fn unpack_row(token: u32, report: &[u32]) -> LogitOutput {
+    let logprobs = (!report.is_empty()).then(|| TokenLogprobs::unpack(report));
+    let fault = match &logprobs {
+        _ if token == NO_TOKEN => Some(LogitFault::NoToken),
+        Some(logprobs) if logprobs.logprob.is_nan() => Some(LogitFault::NotFinite),
+        _ => None,
+    };
+    LogitOutput { token, logprobs: logprobs.filter(|_| fault.is_none()), fault }
 }

@@ -14,6 +14,7 @@ use super::{
     driver::{Driver, Fault, Handle, code, driver},
     facts::Facts,
     modules::Kernels,
+    pinned::Pinned,
     staging::Staging,
 };
 use crate::{KernelError, Result};
@@ -263,6 +264,52 @@ impl CudaDevice {
         self.bind_outside_recording()?;
         // SAFETY: callers pass ranges of live tensors.
         unsafe { lock(&self.staging).read(to, from) }.map_err(|fault| self.error(fault))
+    }
+
+    /// A buffer to which copies can be made while both sides go on, and an event to wait for.
+    pub(super) fn fetch_buffer(&self, bytes: usize) -> Result<(Pinned, Handle)> {
+        self.bind_outside_recording()?;
+        let failed = |fault| self.error(fault);
+        let buffer = Pinned::new(self.driver, bytes).map_err(failed)?;
+        let event = self.driver.create_event().inspect_err(|_| {
+            // SAFETY: nobody has used it yet.
+            unsafe { buffer.free(self.driver) };
+        });
+        Ok((buffer, event.map_err(failed)?))
+    }
+
+    /// Gives a buffer and its event back. Nothing may be on its way to it.
+    pub(super) fn free_fetch_buffer(&self, buffer: &Pinned, event: Handle) {
+        // Errors have nobody to tell; a lost device's memory goes with the process.
+        if self.bind().is_ok() {
+            // SAFETY: the owner gives it up, with no copy in flight.
+            unsafe { buffer.free(self.driver) };
+            let _ = self.driver.destroy_event(event);
+        }
+    }
+
+    /// Copies to page-locked host memory, in stream order, and records `copied` behind it.
+    ///
+    /// # Safety
+    /// Both ranges are that long, and nobody uses that of the host before the event.
+    pub(super) unsafe fn copy_later(
+        &self,
+        to: *mut u8,
+        from: CudaPtr,
+        bytes: usize,
+        copied: Handle,
+    ) -> Result<()> {
+        self.bind_outside_recording()?;
+        let failed = |fault| self.error(fault);
+        // SAFETY: the caller's promise.
+        unsafe { self.driver.copy_to_host(to.cast(), from, bytes, self.stream) }.map_err(failed)?;
+        self.driver.record(copied, self.stream).map_err(failed)
+    }
+
+    /// Waits for an event, when it has been recorded.
+    pub(super) fn wait_for(&self, event: Handle) -> Result<()> {
+        self.bind()?;
+        self.driver.wait(event).map_err(|fault| self.error(fault))
     }
 
     /// Waits for all work.

@@ -1,12 +1,11 @@
 //! The way between host and device memory: through page-locked buffers, since only those are copied at full speed and
 //! without waiting.
 
-use std::ffi::c_void;
-
 use super::{
     CudaPtr,
     arena::ALIGNMENT,
     driver::{Driver, Fault, Handle},
+    pinned::Pinned,
 };
 
 /// Bytes of each half of the buffer for writing.
@@ -29,18 +28,9 @@ pub(super) struct Staging {
     read: Pinned,
 }
 
-/// Page-locked host memory.
-struct Pinned {
-    address: *mut u8,
-    bytes: usize,
-}
-
-// SAFETY: plain memory with one owner.
-unsafe impl Send for Pinned {}
-
 impl Staging {
     pub fn new(driver: &'static Driver, stream: Handle) -> Result<Staging, Fault> {
-        let pinned = |bytes| Ok(Pinned { address: driver.allocate_pinned(bytes)?.cast(), bytes });
+        let pinned = |bytes| Pinned::new(driver, bytes);
         Ok(Staging {
             driver,
             stream,
@@ -111,8 +101,8 @@ impl Staging {
     /// Frees the buffers. To be called once, when the device has nothing left to do.
     pub fn free(&mut self) {
         for pinned in self.halves.iter().chain([&self.read]) {
-            // SAFETY: nothing is in flight and nobody uses them again. An error here has nobody to tell.
-            let _ = unsafe { self.driver.free_pinned(pinned.address.cast::<c_void>()) };
+            // SAFETY: nothing is in flight and nobody uses them again.
+            unsafe { pinned.free(self.driver) };
         }
         for event in self.copied {
             let _ = self.driver.destroy_event(event);

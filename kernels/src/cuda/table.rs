@@ -149,4 +149,5 @@ pub(crate) const KERNEL_FILES: &[KernelFile] = &[
     KernelFile { name: "route.cu", runs_on: RunsOn::From(80), kernels: &["route_f32"] },
     KernelFile { name: "sample.cu", runs_on: RunsOn::From(80), kernels: &["sample_f32"] },
     KernelFile { name: "logprobs.cu", runs_on: RunsOn::From(80), kernels: &["logprobs_f32"] },
+    KernelFile { name: "take_tokens.cu", runs_on: RunsOn::From(80), kernels: &["take_tokens_u32"] },
 ];

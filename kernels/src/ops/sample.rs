@@ -2,7 +2,7 @@
 
 use super::check::Check;
 use crate::{
-    CpuDevice, DType, Device, KernelError, Result, View,
+    CpuDevice, DType, Device, KernelError, Result, View, ViewMut,
     cpu::{Float, Kernel, LANES, Parts, Simd, exp},
 };
 
@@ -132,7 +132,7 @@ impl SampleWorkspace {
 
 /// One token per entry of `rows`, drawn as its [`SampleParams`] say.
 ///
-/// - `out`: one id per entry of `rows`
+/// - `out`: u32 `[R]`, an id per entry of `rows`
 /// - `logits`: f32 `[.., V]`
 ///
 /// A token is drawn by an exponential race, which is Gumbel-max in other words: the token with the smallest
@@ -145,14 +145,14 @@ impl SampleWorkspace {
 /// When shapes or types do not fit, or a row or token is out of range.
 pub fn sample(
     device: &Device,
-    out: &mut [u32],
+    out: ViewMut<'_>,
     logits: View<'_>,
     rows: &[SampleRow<'_>],
     workspace: &mut SampleWorkspace,
 ) -> Result<()> {
     let check = Check("sample");
     let [count, vocab] = check.dims("logits", &logits)?;
-    check.that(out.len() == rows.len(), || format!("{} results for {} rows", out.len(), rows.len()))?;
+    check.is("out", &out, [rows.len()], DType::U32)?;
     check.that(vocab == workspace.vocab, || {
         format!("{vocab} logits, the workspace is for {}", workspace.vocab)
     })?;
@@ -168,7 +168,7 @@ pub fn sample(
     }
     check.dtype("logits", &logits, DType::F32)?;
     match device {
-        Device::Cpu(cpu) => cpu_sample(cpu, out, logits.as_slice()?, rows, workspace),
+        Device::Cpu(cpu) => cpu_sample(cpu, out.into_mut_slice()?, logits.as_slice()?, rows, workspace),
         Device::Cuda(gpu) => cuda::sample(gpu, out, logits, rows, &mut workspace.packed)?,
     }
     Ok(())

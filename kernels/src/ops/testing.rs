@@ -62,7 +62,7 @@ pub(crate) fn cuda() -> Option<Device> {
 }
 
 /// [`devices`], and the CUDA device where one answers.
-pub(super) fn every_device() -> Vec<Device> {
+pub(crate) fn every_device() -> Vec<Device> {
     devices().into_iter().chain(cuda()).collect()
 }
 
@@ -75,7 +75,7 @@ pub(super) fn kind(device: &Device) -> String {
 }
 
 /// A tensor in the device's memory.
-pub(super) fn upload<T: Element>(device: &Device, shape: impl Into<Shape>, data: &[T]) -> Tensor {
+pub(crate) fn upload<T: Element>(device: &Device, shape: impl Into<Shape>, data: &[T]) -> Tensor {
     Tensor::from_slice(shape, data).unwrap().to_device(device).unwrap()
 }
 

@@ -44,10 +44,11 @@ impl<'a> DataMut<'a> {
         }
     }
 
-    fn first(self, bytes: usize) -> DataMut<'a> {
+    /// As [`Data::part`].
+    fn part(self, start: usize, bytes: usize) -> DataMut<'a> {
         match self {
-            DataMut::Host(data) => DataMut::Host(&mut data[..bytes]),
-            DataMut::Cuda(address, _) => DataMut::cuda(address),
+            DataMut::Host(data) => DataMut::Host(&mut data[start..start + bytes]),
+            DataMut::Cuda(address, _) => DataMut::cuda(address.offset(start)),
         }
     }
 }
@@ -267,9 +268,18 @@ impl<'a> ViewMut<'a> {
     /// # Errors
     /// When there are fewer.
     pub fn into_rows(self, rows: usize) -> Result<ViewMut<'a>> {
-        check_rows(self.shape, 0, rows)?;
-        let shape = self.shape.with_rows(rows);
-        self.into_prefix(shape)
+        self.into_slice(0, rows)
+    }
+
+    /// Entries `start..start + rows` of the outermost dimension.
+    ///
+    /// # Errors
+    /// When there are fewer.
+    pub fn into_slice(self, start: usize, rows: usize) -> Result<ViewMut<'a>> {
+        check_rows(self.shape, start, rows)?;
+        let row_bytes = self.shape.row_elements() * self.dtype.size();
+        let data = self.data.part(start * row_bytes, rows * row_bytes);
+        Ok(ViewMut { data, shape: self.shape.with_rows(rows), dtype: self.dtype })
     }
 
     /// The first elements as a tensor of another shape.
@@ -280,6 +290,6 @@ impl<'a> ViewMut<'a> {
         let shape = shape.into();
         check_prefix(shape, self.shape)?;
         let bytes = shape.elements() * self.dtype.size();
-        Ok(ViewMut { data: self.data.first(bytes), shape, dtype: self.dtype })
+        Ok(ViewMut { data: self.data.part(0, bytes), shape, dtype: self.dtype })
     }
 }

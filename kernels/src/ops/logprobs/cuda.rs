@@ -1,8 +1,8 @@
-//! The launch of `logprobs`, and its results read back.
+//! The launch of `logprobs`.
 
-use super::{LogprobRow, TokenLogprobs};
+use super::{LogprobRow, LogprobTarget, places};
 use crate::{
-    CudaDevice, Result, View,
+    CudaDevice, Result, View, ViewMut,
     cuda::{Args, Grid},
 };
 
@@ -12,68 +12,32 @@ use crate::{
 struct Row {
     row: u32,
     target: u32,
+    is_drawn: u32,
     top: u32,
-    first: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Report {
-    logprob: f32,
-    log_sum: f32,
-    rank: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Token {
-    id: u32,
-    logit: f32,
+    place: u32,
 }
 
 pub(super) fn logprobs(
     gpu: &CudaDevice,
-    out: &mut [TokenLogprobs],
+    mut out: ViewMut<'_>,
     logits: View<'_>,
+    drawn: View<'_>,
     rows: &[LogprobRow],
 ) -> Result<()> {
     let vocab = logits.shape().row_elements();
-    let mut tokens = 0;
-    let packed: Vec<Row> = rows
-        .iter()
-        .map(|&LogprobRow { row, target, top }| {
-            let (top, first) = (top.min(vocab), tokens);
-            tokens += top;
-            Row { row: row as u32, target, top: top as u32, first: first as u32 }
-        })
-        .collect();
-    // Rows, then reports and tokens, which are read back together.
-    let results = rows.len() * size_of::<Row>();
-    let result_bytes = rows.len() * size_of::<Report>() + tokens * size_of::<Token>();
-    let scratch = gpu.scratch(results + result_bytes)?;
+    let pack = |(row, place): (&LogprobRow, usize)| {
+        let (target, is_drawn) = match row.target {
+            LogprobTarget::Token(token) => (token, 0),
+            LogprobTarget::Drawn(number) => (number as u32, 1),
+        };
+        let top = row.top.min(vocab) as u32;
+        Row { row: row.row as u32, target, is_drawn, top, place: place as u32 }
+    };
+    let packed: Vec<Row> = rows.iter().zip(places(rows, vocab)).map(pack).collect();
+    let scratch = gpu.scratch(size_of_val(&*packed))?;
     gpu.write(scratch, bytemuck::cast_slice(&packed))?;
     let mut args = Args::new();
-    args.pointer(scratch.offset(results));
-    args.pointer(scratch.offset(results + rows.len() * size_of::<Report>()));
-    args.read(&logits).pointer(scratch).u32(vocab as u32);
+    args.write(&mut out).read(&logits).read(&drawn).pointer(scratch).u32(vocab as u32);
     let threads = if vocab > 4096 { 512 } else { 128 };
-    gpu.launch("logprobs_f32", Grid { blocks: [rows.len() as u32, 1, 1], threads, shared_bytes: 0 }, &args)?;
-
-    let mut words = vec![0u32; result_bytes / 4];
-    gpu.read(bytemuck::cast_slice_mut(&mut words), scratch.offset(results))?;
-    let (reports, tokens) = words.split_at(rows.len() * size_of::<Report>() / 4);
-    let (reports, mut tokens): (&[Report], &[Token]) =
-        (bytemuck::cast_slice(reports), bytemuck::cast_slice(tokens));
-    for ((out, report), row) in out.iter_mut().zip(reports).zip(packed) {
-        let top;
-        (top, tokens) = tokens.split_at(row.top as usize);
-        out.logprob = report.logprob;
-        out.rank = report.rank;
-        out.top.clear();
-        out.top.extend(top.iter().map(|token| (token.id, token.logit)));
-        // Best first, ties to the lowest id; -0 and 0 are equal.
-        out.top.sort_unstable_by(|a, b| (b.1 + 0.0).total_cmp(&(a.1 + 0.0)).then(a.0.cmp(&b.0)));
-        out.top.iter_mut().for_each(|(_, logit)| *logit -= report.log_sum);
-    }
-    Ok(())
+    gpu.launch("logprobs_f32", Grid { blocks: [rows.len() as u32, 1, 1], threads, shared_bytes: 0 }, &args)
 }

@@ -1,8 +1,8 @@
-//! The launch of `sample`: parameters go to the device in one copy, ids come back in one.
+//! The launch of `sample`: parameters go to the device in one copy.
 
 use super::{SampleParams, SampleRow, race};
 use crate::{
-    CudaDevice, Result, View,
+    CudaDevice, Result, View, ViewMut,
     cuda::{Args, Grid},
 };
 
@@ -90,7 +90,7 @@ impl Row {
 
 pub(super) fn sample(
     gpu: &CudaDevice,
-    out: &mut [u32],
+    mut out: ViewMut<'_>,
     logits: View<'_>,
     rows: &[SampleRow<'_>],
     packed: &mut Packed,
@@ -100,14 +100,13 @@ pub(super) fn sample(
     let blocks = rows.len().min(gpu.multiprocessors() as usize);
     // Each thread block has a row of adjusted logits to itself, where there are any.
     let adjusted = if packed.rows.iter().any(Row::adjusts) { blocks * vocab } else { 0 };
-    let (ids_at, lists_at) = (4 * packed.words.len(), rows.len() * size_of::<Row>());
-    let adjusted_at = (ids_at + 4 * rows.len()).next_multiple_of(16);
+    let lists_at = rows.len() * size_of::<Row>();
+    let adjusted_at = (4 * packed.words.len()).next_multiple_of(16);
     let scratch = gpu.scratch(adjusted_at + 4 * adjusted)?;
     gpu.write(scratch, bytemuck::cast_slice(&packed.words))?;
     let mut args = Args::new();
-    args.pointer(scratch.offset(ids_at)).read(&logits).pointer(scratch).pointer(scratch.offset(lists_at));
+    args.write(&mut out).read(&logits).pointer(scratch).pointer(scratch.offset(lists_at));
     args.pointer(scratch.offset(adjusted_at)).u32(vocab as u32).u32(rows.len() as u32);
     let threads = if vocab > 4096 { 512 } else { 128 };
-    gpu.launch("sample_f32", Grid { blocks: [blocks as u32, 1, 1], threads, shared_bytes: 0 }, &args)?;
-    gpu.read(bytemuck::cast_slice_mut(out), scratch.offset(ids_at))
+    gpu.launch("sample_f32", Grid { blocks: [blocks as u32, 1, 1], threads, shared_bytes: 0 }, &args)
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::ops::testing::*;
+use crate::{Tensor, ops::testing::*};
 
 fn params() -> SampleParams {
     SampleParams {
@@ -21,11 +21,11 @@ fn params() -> SampleParams {
 }
 
 fn run(device: &Device, vocab: usize, logits: &[f32], rows: &[SampleRow<'_>]) -> Result<Vec<u32>> {
-    let mut out = vec![0; rows.len()];
+    let mut out = Tensor::zeros_on(device, [rows.len()], DType::U32)?;
     let mut workspace = SampleWorkspace::new(device, vocab)?;
     let logits = upload(device, [logits.len() / vocab, vocab], logits);
-    sample(device, &mut out, logits.view(), rows, &mut workspace)?;
-    Ok(out)
+    sample(device, out.view_mut()?, logits.view(), rows, &mut workspace)?;
+    out.to_vec(device)
 }
 
 /// `n` draws from one row of logits, at positions 0 to n - 1.

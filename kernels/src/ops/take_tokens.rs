@@ -1,0 +1,58 @@
+//! `take_tokens`: tokens that were drawn become input, without going by way of the host.
+
+mod cuda;
+
+use super::{NO_TOKEN, check::Check};
+use crate::{DType, Device, Result, View, ViewMut};
+
+/// `ids[t] = drawn[d]` for each pair (t, d). Where nothing could be drawn ([`NO_TOKEN`]) it is token 0.
+///
+/// - `ids`: u32 `[T]`
+/// - `drawn`: u32 `[D]`
+///
+/// # Errors
+/// When shapes or types do not fit, or an index is out of range.
+pub fn take_tokens(device: &Device, ids: ViewMut<'_>, drawn: View<'_>, pairs: &[[u32; 2]]) -> Result<()> {
+    let check = Check("take_tokens");
+    let ([rows], [draws]) = (check.dims("ids", &ids)?, check.dims("drawn", &drawn)?);
+    check.dtype("ids", &ids, DType::U32)?;
+    check.dtype("drawn", &drawn, DType::U32)?;
+    let outside = pairs.iter().find(|&&[t, d]| t as usize >= rows || d as usize >= draws);
+    check.that(outside.is_none(), || format!("pair {outside:?} of {rows} ids and {draws} drawn tokens"))?;
+    match device {
+        Device::Cpu(_) => {
+            let (ids, drawn) = (ids.into_mut_slice::<u32>()?, drawn.as_slice::<u32>()?);
+            for &[t, d] in pairs {
+                let token = drawn[d as usize];
+                ids[t as usize] = if token == NO_TOKEN { 0 } else { token };
+            }
+            Ok(())
+        }
+        Device::Cuda(gpu) => cuda::take_tokens(gpu, ids, drawn, pairs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::*;
+
+    #[test]
+    fn puts_drawn_tokens_where_they_belong() {
+        for device in every_device() {
+            let drawn = upload(&device, [4], &[70u32, 71, NO_TOKEN, 73]);
+            let ids: Vec<u32> = (0..600).collect();
+            let mut ids = upload(&device, [600], &ids);
+            let pairs: Vec<[u32; 2]> = (0..300).map(|i| [2 * i, i % 4]).collect();
+            take_tokens(&device, ids.view_mut().unwrap(), drawn.view(), &pairs).unwrap();
+            take_tokens(&device, ids.view_mut().unwrap(), drawn.view(), &[]).unwrap();
+            let expected = (0..600).map(|t| if t % 2 == 1 { t } else { [70, 71, 0, 73][t as usize / 2 % 4] });
+            assert_eq!(ids.to_vec::<u32>(&device).unwrap(), expected.collect::<Vec<_>>());
+            for wrong in [[600, 0], [0, 4]] {
+                let error =
+                    take_tokens(&device, ids.view_mut().unwrap(), drawn.view(), &[wrong]).unwrap_err();
+                assert!(error.to_string().contains("of 600 ids and 4 drawn tokens"), "{error}");
+            }
+        }
+    }
+}
