@@ -2,9 +2,11 @@
 """Looks into the fatbins that `--features cuda` embeds and refuses what a GPU would only show as slow or missing.
 
 For every architecture: the functions are those of src/cuda/table.rs; none spills or keeps anything in local memory;
-each stays within its registers and shared memory; those that are to use the tensor cores do.
+each stays within its registers and shared memory; those that are to use the tensor cores do. And every kernel has run
+in the tests, whose simulated device logs the names of kernels where CUSIM_LAUNCH_LOG says.
 
-    kernels/cuda-toolchain.sh && python3 kernels/gates.py [--verbose]
+    export CUSIM_LAUNCH_LOG="$PWD/target/launched" && rm -f "$CUSIM_LAUNCH_LOG" && cargo test --workspace
+    kernels/cuda-toolchain.sh && python3 kernels/gates.py --launched "$CUSIM_LAUNCH_LOG"
 """
 
 import argparse
@@ -117,12 +119,20 @@ def faults_of(name, fatbin, lowest, only, kernels, verbose):
                 yield f"{where}: no {needed[0]} in its machine code"
 
 
+def never_launched(files, log):
+    """Kernels of the table that no test has run."""
+    launched = set(Path(log).read_text().split())
+    for name, (_, _, kernels) in files.items():
+        yield from (f"{name}: no test runs {kernel}" for kernel in kernels if kernel not in launched)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--verbose", action="store_true", help="print what every kernel uses")
+    parser.add_argument("--launched", metavar="LOG", help="names of the kernels that the tests have run")
     arguments = parser.parse_args()
     files, fatbins = table(), build()
-    faults = []
+    faults = list(never_launched(files, arguments.launched)) if arguments.launched else []
     for name, (lowest, only, kernels) in files.items():
         fatbin = (fatbins / name).with_suffix(".fatbin")
         faults += faults_of(name, fatbin, lowest, only, kernels, arguments.verbose)

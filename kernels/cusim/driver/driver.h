@@ -92,6 +92,8 @@ Result drain(Stream* stream);
 Result drain_all();
 // Runs streams until `done` or until nothing can go on.
 Result run_until(const std::function<bool()>& done);
+// Enters a launch that came to its end.
+void count_launch(const std::string& kernel);
 // The error of a call that no capture may contain (it breaks captures of this thread); SUCCESS without captures.
 Result refuse_in_capture();
 

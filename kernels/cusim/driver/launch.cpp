@@ -47,7 +47,10 @@ Result run(const Prepared& prepared, Stream& stream) {
     error = cusim::run_launch(launch);
   }
   stream.last_launch = cusim::launch.number;
-  if (error.empty()) return SUCCESS;
+  if (error.empty()) {
+    count_launch(launch.kernel->name);
+    return SUCCESS;
+  }
   last_error = error;
   fprintf(stderr, "cusim: %s\n", error.c_str());
   return code_of(error);

@@ -33,7 +33,8 @@ pub fn library_dir() -> &'static Path {
 mod loaded {
     use super::{Error, library_dir};
     use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-    use std::ffi::{CStr, c_char};
+    use std::collections::BTreeMap;
+    use std::ffi::{CStr, c_char, c_void};
     use std::path::Path;
     use std::sync::OnceLock;
 
@@ -67,6 +68,25 @@ mod loaded {
         Ok(())
     }
 
+    /// How often each kernel has run in this process, launched by itself or in a graph. Launches that still wait in a
+    /// stream do not count.
+    pub fn launches() -> Result<BTreeMap<String, u64>, Error> {
+        type Visit = unsafe extern "C" fn(*mut c_void, *const c_char, u64);
+        unsafe extern "C" fn enter(launches: *mut c_void, kernel: *const c_char, count: u64) {
+            // SAFETY: the map that was passed to the call below, which nobody else uses meanwhile.
+            let launches = unsafe { &mut *launches.cast::<BTreeMap<String, u64>>() };
+            // SAFETY: a C string that is valid during this call.
+            let kernel = unsafe { CStr::from_ptr(kernel) }.to_string_lossy().into_owned();
+            launches.insert(kernel, count);
+        }
+        let mut launches = BTreeMap::new();
+        // SAFETY: the function has this signature in driver/launch_count.cpp.
+        let visit = unsafe { library()?.get::<unsafe extern "C" fn(Visit, *mut c_void)>(b"cusim_launches") };
+        // SAFETY: `enter` takes what it is called with.
+        unsafe { visit.map_err(Error::NotLoaded)?(enter, (&raw mut launches).cast()) };
+        Ok(launches)
+    }
+
     /// What the checker said of the last fault of a kernel; empty when there was none.
     pub fn last_error() -> Result<String, Error> {
         // SAFETY: the function has this signature in driver/error.cpp.
@@ -90,6 +110,12 @@ mod loaded {
 #[cfg(not(simulated))]
 mod loaded {
     use super::Error;
+    use std::collections::BTreeMap;
+
+    /// Refuses: the simulated device is not built here.
+    pub fn launches() -> Result<BTreeMap<String, u64>, Error> {
+        Err(Error::NotBuilt)
+    }
 
     /// Refuses: the simulated device is not built here.
     pub fn install() -> Result<(), Error> {
@@ -113,4 +139,4 @@ mod loaded {
     }
 }
 
-pub use loaded::{install, last_error, load_test_kernels, set_seed};
+pub use loaded::{install, last_error, launches, load_test_kernels, set_seed};

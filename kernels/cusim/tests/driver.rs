@@ -80,6 +80,30 @@ fn a_graph_replays_what_was_captured() {
     }
 }
 
+/// In a process of its own: counts are the process's.
+#[test]
+fn launches_are_counted_and_logged() {
+    let log = std::env::temp_dir().join(format!("cusim-launches-{}", std::process::id()));
+    for _ in 0..2 {
+        pass_in_child("child_launches", &[("CUSIM_LAUNCH_LOG", log.to_str().unwrap())]);
+    }
+    let logged = std::fs::read_to_string(&log).unwrap();
+    std::fs::remove_file(&log).unwrap();
+    assert_eq!(logged, "previous_kernel\n".repeat(2), "each process enters a kernel once");
+}
+
+#[test]
+#[ignore = "started by launches_are_counted_and_logged"]
+fn child_launches() {
+    open();
+    assert!(cusim::launches().unwrap().is_empty());
+    let (to, from) = (upload(&[0f32; 32]), upload(&[0f32; 32]));
+    for count in 1..=3 {
+        run_copy(to, from).unwrap();
+        assert_eq!(cusim::launches().unwrap(), [("previous_kernel".into(), count)].into());
+    }
+}
+
 #[test]
 fn waiting_in_a_capture_breaks_it() {
     open();

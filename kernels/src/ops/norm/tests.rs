@@ -73,9 +73,15 @@ fn check(hidden: usize, main: Parameters, post: Option<Parameters>) {
             assert_same_bits(&part, &updated[..batch * hidden], "residual");
             assert_eq!(to_vec::<bf16>(&device, &narrow), rounded::<bf16>(&out[..batch * hidden]));
             // The same by `norm`, of what the residual has become.
-            let (mut out_alone, x) = (empty(&device, [batch, hidden], DType::F32), tensor(&updated, batch));
-            norm(&device, out_alone.view_mut().unwrap(), x.view(), view(main.kind, &weights)).unwrap();
-            assert_same_bits(&to_vec::<f32>(&device, &out_alone), &out[..batch * hidden], "norm");
+            let x = tensor(&updated, batch);
+            let alone = |dtype| {
+                let mut out = empty(&device, [batch, hidden], dtype);
+                norm(&device, out.view_mut().unwrap(), x.view(), view(main.kind, &weights)).unwrap();
+                out
+            };
+            assert_same_bits(&to_vec::<f32>(&device, &alone(DType::F32)), &out[..batch * hidden], "norm");
+            let narrow_alone = to_vec::<bf16>(&device, &alone(DType::BF16));
+            assert_eq!(narrow_alone, to_vec::<bf16>(&device, &narrow), "norm");
         }
     }
 }
