@@ -1,15 +1,113 @@
 //! Promise 1: the same request gets the same tokens and log-probabilities, to the bit, alone or in company, prefilled
 //! whole or in chunks, from a cold cache or a prefix hit, after a preemption, with any number of threads.
 //!
-//! The demonstration model runs all of it: bf16, grouped-query attention, qk-norm, routed experts.
+//! On the processor the demonstration model runs all of it, on the simulated GPU a smaller one, since there a second
+//! is long. Both are bf16, with grouped-query attention, qk-norm and routed experts.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // clippy takes a test file's functions for library code
 
-use std::sync::OnceLock;
+use std::{env, sync::OnceLock};
 
-use mosu::{Engine, EngineOptions, Event, GenerationStream, PromptInfo, Request, Stats, Usage};
+use mosu::{
+    Engine, EngineOptions, Event, GenerationStream, LoadFormat, ModelSource, PromptInfo, Request, Stats,
+    Usage,
+};
 
-const QUESTION: &str = "What is mosu, and how do I serve a model with it on my own machine? 模速是什么？";
+/// Where the tests run, how much they do there, and what they share.
+#[derive(Default)]
+struct Setup {
+    options: EngineOptions,
+    /// What prompts repeat.
+    question: &'static str,
+    companies: &'static [usize],
+    chunks: &'static [usize],
+    /// Tokens of the answers that are preempted, and tokens for which there are KV blocks then.
+    long: usize,
+    cache_tokens: usize,
+    engine: OnceLock<Engine>,
+    expected: OnceLock<Answer>,
+    scored: OnceLock<Vec<u32>>,
+}
+
+/// The processor.
+fn cpu() -> &'static Setup {
+    static SETUP: OnceLock<Setup> = OnceLock::new();
+    SETUP.get_or_init(|| Setup {
+        options: EngineOptions {
+            threads: Some(2),
+            kv_cache_bytes: Some(32 << 20),
+            ..EngineOptions::default()
+        },
+        question: "What is mosu, and how do I serve a model with it on my own machine? 模速是什么？",
+        companies: &[2, 7, 32],
+        chunks: &[1, 16, 64, 4096],
+        long: 80,
+        cache_tokens: 384,
+        ..Setup::default()
+    })
+}
+
+/// The GPU, where there is one.
+fn gpu() -> Option<&'static Setup> {
+    static SETUP: OnceLock<Option<Setup>> = OnceLock::new();
+    let setup = || {
+        Some(Setup {
+            options: small(cuda()?, "bfloat16"),
+            // Four of them are more than the 256 positions that attention splits contexts into.
+            question: "What is mosu, and how do I serve a model with it? 模速是什么",
+            companies: &[2, 5],
+            chunks: &[1, 48, 4096],
+            long: 40,
+            cache_tokens: 288,
+            ..Setup::default()
+        })
+    };
+    SETUP.get_or_init(setup).as_ref()
+}
+
+/// The simulated GPU, or a real one with `MOSU_TEST_CUDA=real`; `None` where it is not built.
+fn cuda() -> Option<&'static str> {
+    if env::var_os("MOSU_TEST_CUDA").is_none_or(|value| value != "real") {
+        match cusim::install() {
+            Err(cusim::Error::NotBuilt) => return None,
+            installed => installed.unwrap(),
+        }
+    }
+    Some("cuda:0")
+}
+
+/// Options of a model with random weights, whose tokens are bytes.
+fn small(device: &str, dtype: &str) -> EngineOptions {
+    // Asked for when the test runs, so that its program also runs where it was not built.
+    let package = env::var("CARGO_MANIFEST_DIR").unwrap();
+    let folder = [&package, "tests", "small", dtype].iter().collect();
+    EngineOptions {
+        source: ModelSource::Directory(folder),
+        load_format: LoadFormat::Dummy,
+        device: device.into(),
+        kv_cache_bytes: Some(1 << 20),
+        ..EngineOptions::default()
+    }
+}
+
+/// Each test on the processor and on the simulated GPU.
+macro_rules! on_every_device {
+    ($($test:ident)*) => {
+        mod on_cpu {
+            $(#[test] fn $test() { super::$test(super::cpu()); })*
+        }
+        mod on_gpu {
+            $(#[test] fn $test() { if let Some(setup) = super::gpu() { super::$test(setup); } })*
+        }
+    };
+}
+on_every_device! {
+    answers_are_long_and_choices_differ
+    company_does_not_matter
+    chunks_do_not_matter
+    a_prefix_hit_does_not_matter
+    a_preemption_does_not_matter
+}
 
 /// What a caller gets: per choice its token ids, and the bits of all log-probabilities, the prompt's included.
 #[derive(Debug, PartialEq)]
@@ -18,38 +116,53 @@ struct Answer {
     choices: Vec<(Vec<u32>, Vec<u32>)>,
 }
 
-/// One engine, 2 threads, steps of up to 512 tokens.
-fn shared_engine() -> &'static Engine {
-    static ENGINE: OnceLock<Engine> = OnceLock::new();
-    ENGINE.get_or_init(|| start(|_| ()))
-}
+impl Setup {
+    /// One engine, with steps of up to 512 tokens.
+    fn engine(&self) -> &Engine {
+        self.engine.get_or_init(|| self.start(|_| ()))
+    }
 
-fn start(change: impl FnOnce(&mut EngineOptions)) -> Engine {
-    let mut options =
-        EngineOptions { threads: Some(2), kv_cache_bytes: Some(32 << 20), ..EngineOptions::default() };
-    change(&mut options);
-    Engine::load(options).unwrap()
-}
+    fn start(&self, change: impl FnOnce(&mut EngineOptions)) -> Engine {
+        let mut options = self.options.clone();
+        change(&mut options);
+        Engine::load(options).unwrap()
+    }
 
-/// Requests of different lengths, greedy and sampled, that start differently.
-fn request(engine: &Engine, number: usize) -> Request {
-    let text = format!("{number}. {}", QUESTION.repeat(1 + number % 4));
-    let mut request = Request::new(engine.tokenizer().encode(&text, false).unwrap());
-    request.sampling.temperature = (number % 2) as f32;
-    request.sampling.top_p = 0.95;
-    request.sampling.repetition_penalty = 1.1;
-    request.sampling.seed = Some(number as u64);
-    request.stop.max_tokens = Some(20 + number % 7);
-    request.stop.ignore_eos = true;
-    request.logprobs = Some(3);
-    request.prompt_logprobs = number.is_multiple_of(3).then_some(2);
-    request.n = 1 + u32::from(number.is_multiple_of(5));
-    request
-}
+    /// Requests of different lengths, greedy and sampled, that start differently.
+    fn request(&self, number: usize) -> Request {
+        let text = format!("{number}. {}", self.question.repeat(1 + number % 4));
+        let mut request = Request::new(self.engine().tokenizer().encode(&text, false).unwrap());
+        request.sampling.temperature = (number % 2) as f32;
+        request.sampling.top_p = 0.95;
+        request.sampling.repetition_penalty = 1.1;
+        request.sampling.seed = Some(number as u64);
+        request.stop.max_tokens = Some(20 + number % 7);
+        request.stop.ignore_eos = true;
+        request.logprobs = Some(3);
+        request.prompt_logprobs = number.is_multiple_of(3).then_some(2);
+        request.n = 1 + u32::from(number.is_multiple_of(5));
+        request
+    }
 
-/// The request that every test looks at: sampled, two choices.
-fn probe(engine: &Engine) -> Request {
-    Request { n: 2, prompt_logprobs: None, ..request(engine, 3) }
+    /// The request that every test looks at: sampled, two choices.
+    fn probe(&self) -> Request {
+        Request { n: 2, prompt_logprobs: None, ..self.request(3) }
+    }
+
+    /// The probe's answer, alone in an engine without a prefix cache.
+    fn expected(&self) -> &Answer {
+        self.expected.get_or_init(|| {
+            let engine = self.start(|options| options.prefix_cache = false);
+            answer(&engine, self.probe())
+        })
+    }
+
+    /// Bits of the log-probabilities of the probe's prompt.
+    fn scored_prompt(&self) -> &[u32] {
+        self.scored.get_or_init(|| {
+            answer(self.engine(), Request { prompt_logprobs: Some(2), ..self.probe() }).prompt
+        })
+    }
 }
 
 fn bits(logprob: &mosu::TokenLogprobs) -> impl Iterator<Item = u32> {
@@ -89,81 +202,57 @@ fn together(engine: &Engine, requests: Vec<Request>) -> Vec<Answer> {
     streams.into_iter().map(|stream| collect(stream).0).collect()
 }
 
-/// The probe's answer, alone in an engine without a prefix cache.
-fn expected() -> &'static Answer {
-    static EXPECTED: OnceLock<Answer> = OnceLock::new();
-    EXPECTED.get_or_init(|| {
-        let engine = start(|options| options.prefix_cache = false);
-        answer(&engine, probe(&engine))
-    })
-}
-
-#[test]
-fn answers_are_long_and_choices_differ() {
-    let Answer { choices, .. } = expected();
+fn answers_are_long_and_choices_differ(setup: &Setup) {
+    let Answer { choices, .. } = setup.expected();
     assert!(choices.iter().all(|(ids, logprobs)| ids.len() == 23 && logprobs.len() == 23 * 8), "{choices:?}");
     assert_ne!(choices[0].0, choices[1].0);
 }
 
-#[test]
-fn company_does_not_matter() {
-    let engine = shared_engine();
-    for company in [2, 7, 32] {
-        let requests = || (0..company).map(|number| request(engine, number));
+fn company_does_not_matter(setup: &Setup) {
+    let engine = setup.engine();
+    for &company in setup.companies {
+        let requests = || (0..company).map(|number| setup.request(number));
         let alone: Vec<Answer> = requests().map(|request| answer(engine, request)).collect();
-        let found = together(engine, requests().chain([probe(engine)]).collect());
+        let found = together(engine, requests().chain([setup.probe()]).collect());
         assert_eq!(found[..company], alone, "{company} together");
-        assert_eq!(&found[company], expected(), "the probe among {company}");
+        assert_eq!(&found[company], setup.expected(), "the probe among {company}");
     }
 }
 
-#[test]
-fn chunks_do_not_matter() {
-    for max_batch_tokens in [1, 16, 64, 4096] {
-        let engine = start(|options| options.max_batch_tokens = max_batch_tokens);
-        assert_eq!(&answer(&engine, probe(&engine)), expected(), "steps of {max_batch_tokens}");
-        let scored = Request { prompt_logprobs: Some(2), ..probe(&engine) };
+fn chunks_do_not_matter(setup: &Setup) {
+    for &max_batch_tokens in setup.chunks {
+        let engine = setup.start(|options| options.max_batch_tokens = max_batch_tokens);
+        assert_eq!(&answer(&engine, setup.probe()), setup.expected(), "steps of {max_batch_tokens}");
+        let scored = Request { prompt_logprobs: Some(2), ..setup.probe() };
         let scored = answer(&engine, scored);
-        assert_eq!(&scored.choices, &expected().choices, "scored in steps of {max_batch_tokens}");
-        assert_eq!(scored.prompt, scored_prompt(), "prompt in steps of {max_batch_tokens}");
+        assert_eq!(&scored.choices, &setup.expected().choices, "scored in steps of {max_batch_tokens}");
+        assert_eq!(scored.prompt, setup.scored_prompt(), "prompt in steps of {max_batch_tokens}");
     }
 }
 
-/// Bits of the log-probabilities of the probe's prompt.
-fn scored_prompt() -> &'static [u32] {
-    static SCORED: OnceLock<Vec<u32>> = OnceLock::new();
-    SCORED.get_or_init(|| {
-        let engine = shared_engine();
-        answer(engine, Request { prompt_logprobs: Some(2), ..probe(engine) }).prompt
-    })
-}
-
-#[test]
-fn a_prefix_hit_does_not_matter() {
-    let engine = start(|_| ());
+fn a_prefix_hit_does_not_matter(setup: &Setup) {
+    let engine = setup.start(|_| ());
     for expect_hit in [false, true, true] {
-        let (found, usage) = collect(engine.generate(probe(&engine)).unwrap());
+        let (found, usage) = collect(engine.generate(setup.probe()).unwrap());
         assert_eq!(usage.cached_tokens > 0, expect_hit);
-        assert_eq!(&found, expected());
+        assert_eq!(&found, setup.expected());
     }
 }
 
-#[test]
-fn a_preemption_does_not_matter() {
-    // Five requests of about 8 KV blocks each, and 24 KV blocks.
-    let long = |number| Request { n: 1, ..request(shared_engine(), number) };
-    let requests = || {
-        [4, 8, 12, 16, 20].map(long).map(|mut request| {
-            request.stop.max_tokens = Some(80);
-            request
-        })
+/// Five requests, and KV blocks for three.
+fn a_preemption_does_not_matter(setup: &Setup) {
+    let long = |number| {
+        let mut request = Request { n: 1, ..setup.request(number) };
+        request.stop.max_tokens = Some(setup.long);
+        request
     };
-    let bytes_per_token = shared_engine().model_info().kv_bytes_per_token as usize;
-    let engine = start(|options| {
-        options.max_model_len = Some(384);
-        options.kv_cache_bytes = Some(384 * bytes_per_token);
+    let requests = || [4, 8, 12, 16, 20].map(long);
+    let bytes_per_token = setup.engine().model_info().kv_bytes_per_token as usize;
+    let engine = setup.start(|options| {
+        options.max_model_len = Some(setup.cache_tokens);
+        options.kv_cache_bytes = Some(setup.cache_tokens * bytes_per_token);
     });
-    let expected: Vec<Answer> = requests().map(|request| answer(shared_engine(), request)).into();
+    let expected: Vec<Answer> = requests().map(|request| answer(setup.engine(), request)).into();
     let found = together(&engine, requests().into());
     let Stats { preemptions, kv_blocks_total, kv_blocks_used, .. } = engine.stats();
     assert!(preemptions > 0, "no sequence was preempted among {kv_blocks_total} KV blocks");
@@ -173,7 +262,26 @@ fn a_preemption_does_not_matter() {
 #[test]
 fn threads_do_not_matter() {
     for threads in [1, 2, 4] {
-        let engine = start(|options| options.threads = Some(threads));
-        assert_eq!(&answer(&engine, probe(&engine)), expected(), "{threads} threads");
+        let engine = cpu().start(|options| options.threads = Some(threads));
+        assert_eq!(&answer(&engine, cpu().probe()), cpu().expected(), "{threads} threads");
     }
+}
+
+/// Without rounding to bf16 the most probable tokens are those of the processor.
+#[test]
+fn greedy_tokens_in_f32_are_those_of_the_processor() {
+    let Some(gpu) = cuda() else { return };
+    let tokens = |device: &str| {
+        let engine = Engine::load(small(device, "float32")).unwrap();
+        let requests = ["What is", "mosu?"].map(|text| {
+            let mut request = Request::new(engine.tokenizer().encode(text, false).unwrap());
+            request.sampling.temperature = 0.0;
+            request.stop.max_tokens = Some(30);
+            request
+        });
+        together(&engine, requests.into()).into_iter().map(|answer| answer.choices).collect::<Vec<_>>()
+    };
+    let expected = tokens("cpu");
+    assert_eq!(expected[0][0].0.len(), 30);
+    assert_eq!(tokens(gpu), expected);
 }
