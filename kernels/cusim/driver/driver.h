@@ -94,6 +94,7 @@ Result drain_all();
 Result run_until(const std::function<bool()>& done);
 // Enters a launch that came to its end.
 void count_launch(const std::string& kernel);
+void count_graph_launch();
 // The error of a call that no capture may contain (it breaks captures of this thread); SUCCESS without captures.
 Result refuse_in_capture();
 

@@ -64,6 +64,7 @@ API cuGraphLaunch(void* executable, void* stream_handle) {
   Lock lock(mutex);
   if (!executable) return INVALID_VALUE;
   Stream* stream = stream_of(stream_handle);
+  count_graph_launch();
   for (const Operation& operation : *static_cast<Graph*>(executable)->operations) {
     if (Result error = enqueue(stream, operation)) return error;
   }

@@ -1,4 +1,5 @@
-// Which kernels have run, and how often: tests ask, and processes share a log of names.
+// Which kernels have run, and how often: tests ask, and processes share a log of names. And how often graphs were
+// launched.
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -11,6 +12,7 @@ namespace driver {
 namespace {
 
 std::map<std::string, uint64_t> launches;  // by the kernel's name
+uint64_t graph_launches;
 
 // One write, so that the lines of several processes do not mix.
 void append(const char* path, const std::string& line) {
@@ -29,6 +31,8 @@ void count_launch(const std::string& kernel) {
   if (path && *path) append(path, kernel + "\n");
 }
 
+void count_graph_launch() { graph_launches++; }
+
 }  // namespace driver
 
 // Calls `visit` with each kernel that has run, and how often.
@@ -36,4 +40,9 @@ extern "C" __attribute__((visibility("default"))) void cusim_launches(
     void (*visit)(void* context, const char* kernel, uint64_t count), void* context) {
   driver::Lock lock(driver::mutex);
   for (const auto& [kernel, count] : driver::launches) visit(context, kernel.c_str(), count);
+}
+
+extern "C" __attribute__((visibility("default"))) uint64_t cusim_graph_launches() {
+  driver::Lock lock(driver::mutex);
+  return driver::graph_launches;
 }

@@ -87,6 +87,14 @@ mod loaded {
         Ok(launches)
     }
 
+    /// How often graphs have been launched in this process.
+    pub fn graph_launches() -> Result<u64, Error> {
+        // SAFETY: the function has this signature in driver/launch_count.cpp.
+        let get = unsafe { library()?.get::<unsafe extern "C" fn() -> u64>(b"cusim_graph_launches") };
+        // SAFETY: it takes nothing.
+        Ok(unsafe { get.map_err(Error::NotLoaded)?() })
+    }
+
     /// What the checker said of the last fault of a kernel; empty when there was none.
     pub fn last_error() -> Result<String, Error> {
         // SAFETY: the function has this signature in driver/error.cpp.
@@ -123,6 +131,11 @@ mod loaded {
     }
 
     /// Refuses: the simulated device is not built here.
+    pub fn graph_launches() -> Result<u64, Error> {
+        Err(Error::NotBuilt)
+    }
+
+    /// Refuses: the simulated device is not built here.
     pub fn set_seed(_seed: u64) -> Result<(), Error> {
         Err(Error::NotBuilt)
     }
@@ -139,4 +152,4 @@ mod loaded {
     }
 }
 
-pub use loaded::{install, last_error, launches, load_test_kernels, set_seed};
+pub use loaded::{graph_launches, install, last_error, launches, load_test_kernels, set_seed};

@@ -102,6 +102,7 @@ fn child_launches() {
         run_copy(to, from).unwrap();
         assert_eq!(cusim::launches().unwrap(), [("previous_kernel".into(), count)].into());
     }
+    assert_eq!(cusim::graph_launches().unwrap(), 0);
 }
 
 #[test]
