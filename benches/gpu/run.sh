@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Proves and measures this build on the GPU of this machine: the tests of every op and of the families on the device,
-# then the performance sheet. Needs what build.sh made, an NVIDIA driver, and Python with PyTorch for the
-# sheet's other half; no Rust and no network. About 8 minutes.
+# the conformance of the PTX wrappers, then the performance sheet. Needs what build.sh made, an NVIDIA driver, and Python
+# with PyTorch for the sheet's other half; no Rust and no network. About 8 minutes.
 #
 #     benches/gpu/run.sh [OUT]        default: benches/results/<date>-<GPU>
 set -uo pipefail
@@ -35,6 +35,14 @@ for test in "$suite"/tests/*; do
     grep -E "panicked|FAILED|error" "$log" | head -20
   fi
 done
+
+step "conformance of the PTX wrappers"
+if ! "$here/conformance.sh" "$out/goldens" >"$out/conformance.log"; then
+  failed=$((failed + 1))
+  grep -E "word [0-9]+:|CUDA_ERROR|panicked|other inputs" "$out/conformance.log" | head -20
+fi
+grep "is not for this GPU" "$out/conformance.log"
+echo "$(find "$out/goldens" -name '*.bin' | wc -l) wrappers recorded in $out/goldens"
 
 for pass in 1 2; do
   step "PyTorch, pass $pass"

@@ -94,7 +94,7 @@ struct Compiler {
 impl Compiler {
     fn new(root: &Path, out: &Path) -> Result<Self> {
         let mut headers = fs::metadata(root.join("build.rs"))?.modified()?;
-        for folder in ["include", "sim", "driver", "../src/cuh"] {
+        for folder in ["include", "sim", "driver", "planted", "conformance", "../src/cuh"] {
             for extension in ["h", "cuh"] {
                 for header in sources(&root.join(folder), extension)? {
                     headers = headers.max(fs::metadata(header)?.modified()?);

@@ -45,7 +45,7 @@ CONFORMANCE(conformance_ldmatrix_x2) { load_matrices<2, false>(out, in); }
 CONFORMANCE(conformance_ldmatrix_x2_trans) { load_matrices<2, true>(out, in); }
 
 // in: per thread 4 words of A, 2 of B (bf16 pairs), 4 f32 of D -> out: 4 f32.
-CONFORMANCE(conformance_mma_bf16) {
+static __device__ __forceinline__ void multiply(uint32_t* out, const uint32_t* in) {
   const uint32_t* mine = in + 10 * threadIdx.x;
   const uint32_t a[4] = {mine[0], mine[1], mine[2], mine[3]}, b[2] = {mine[4], mine[5]};
   float d[4];
@@ -53,6 +53,8 @@ CONFORMANCE(conformance_mma_bf16) {
   mma_bf16(d, a, b);
   for (int i = 0; i < 4; i++) out[4 * threadIdx.x + i] = __float_as_uint(d[i]);
 }
+CONFORMANCE(conformance_mma_bf16) { multiply(out, in); }
+CONFORMANCE(conformance_mma_bf16_rounding) { multiply(out, in); }
 
 // in [128] f32 -> out [128] f32.
 CONFORMANCE(conformance_fast_exp2) {

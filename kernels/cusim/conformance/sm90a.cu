@@ -38,6 +38,7 @@ static __device__ __forceinline__ void product(uint32_t* out, const uint32_t* in
 }
 CONFORMANCE(conformance_wgmma_n8_swizzled) { product<8, Layout::Swizzled>(out, in); }
 CONFORMANCE(conformance_wgmma_n64_swizzled) { product<64, Layout::Swizzled>(out, in); }
+CONFORMANCE(conformance_wgmma_n64_rounding) { product<64, Layout::Swizzled>(out, in); }
 CONFORMANCE(conformance_wgmma_n200_swizzled) { product<200, Layout::Swizzled>(out, in); }
 CONFORMANCE(conformance_wgmma_n256_swizzled) { product<256, Layout::Swizzled>(out, in); }
 CONFORMANCE(conformance_wgmma_n128_plain) { product<128, Layout::Plain>(out, in); }

@@ -9,8 +9,7 @@
 
 mod device;
 
-use cudarc::driver::sys;
-use device::{Shape, download, launch, open, parameter, pass_in_child, upload};
+use device::{Shape, download, launch, open, parameter, pass_in_child, tensor_map, upload};
 
 const FILE: &str = "hopper_pipeline.cu";
 const K: usize = 200; // three and an eighth tiles of 64
@@ -28,32 +27,10 @@ fn product(a: &[f32], b: &[f32], k: usize) -> Vec<f32> {
     a.chunks(k).flat_map(row).collect()
 }
 
-fn tensor_map(matrix: u64, rows: usize, columns: usize) -> sys::CUtensorMap {
-    let mut map = sys::CUtensorMap { opaque: [0; 16] };
-    let (dimensions, strides) = ([columns as u64, rows as u64], [2 * columns as u64]);
-    let status = unsafe {
-        sys::cuTensorMapEncodeTiled(
-            &mut map,
-            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            2,
-            matrix as *mut _,
-            dimensions.as_ptr(),
-            strides.as_ptr(),
-            [64, 64].as_ptr(),
-            [1, 1].as_ptr(),
-            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_NONE,
-            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-        )
-    };
-    assert_eq!(status, sys::CUresult::CUDA_SUCCESS);
-    map
-}
-
 fn run_pipeline(kernel: &str) -> Result<(), String> {
     let ((a_bits, a), (b_bits, b)) = (integers(64 * K, 1), integers(64 * K, 4));
-    let (mut a_map, mut b_map) = (tensor_map(upload(&a_bits), 64, K), tensor_map(upload(&b_bits), 64, K));
+    let map = |bits: &[u16]| tensor_map(upload(bits), [64, K], [64, 64], true);
+    let (mut a_map, mut b_map) = (map(&a_bits), map(&b_bits));
     let (mut out, mut k) = (upload(&[f32::NAN; 64 * 64]), K as i32);
     let shape = Shape { blocks: 1, threads: 160, shared_bytes: 4 * 8192 + 128 };
     let parameters =
