@@ -42,17 +42,6 @@ struct Choice {
     finished: bool,
 }
 
-/// What can be done about a choice while its token is being drawn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Foresight {
-    /// Nothing: it is the last one.
-    Ends,
-    /// The next step can build on it, whatever it is. Should it end the choice, that step's result is dropped.
-    GoesOn,
-    /// The next draw depends on it.
-    MustKnow,
-}
-
 /// The state of an accepted request, but for its sequences.
 #[derive(Debug)]
 pub(crate) struct ActiveRequest {
@@ -162,22 +151,17 @@ impl ActiveRequest {
         self.choices.get(choice as usize).is_some_and(|choice| choice.finished)
     }
 
-    /// What the draw of a choice's token at `position` needs, `num_pending` draws before it being unknown. It comes back
-    /// with the drawn token.
-    pub fn lend_sample_params(&mut self, choice: u32, position: usize, num_pending: usize) -> SampleParams {
-        self.choices[choice as usize].sampler.lend(position, num_pending)
+    /// What the draw of a sequence's next token needs.
+    pub fn sample_params(&self, sequence: &Sequence) -> SampleParams {
+        let Sequence { id, num_pending, drawn_by, .. } = *sequence;
+        let choice = &self.choices[id.choice as usize];
+        choice.sampler.params(sequence.num_tokens(), num_pending, drawn_by)
     }
 
-    /// What is known of a choice's next token but one, while the next one is drawn with `num_pending` before it.
-    pub fn foresee(&self, choice: u32, num_pending: usize) -> Foresight {
-        let choice = &self.choices[choice as usize];
-        if choice.num_tokens + num_pending + 1 >= self.max_tokens {
-            Foresight::Ends
-        } else if choice.sampler.needs_every_token() {
-            Foresight::MustKnow
-        } else {
-            Foresight::GoesOn
-        }
+    /// There may be a token behind the one that is drawn for a sequence now.
+    pub fn may_go_on(&self, sequence: &Sequence) -> bool {
+        let choice = &self.choices[sequence.id.choice as usize];
+        choice.num_tokens + sequence.num_pending + 1 < self.max_tokens
     }
 
     /// Takes a step's results for one of its sequences, of which the first `num_computed` tokens are computed.
@@ -200,16 +184,16 @@ impl ActiveRequest {
             let logprobs = output.logprobs.take();
             match row.token {
                 LogitToken::Given(_) => self.prompt_logprobs.push(logprobs.unwrap_or_default()),
-                LogitToken::Sampled(lent) => drawn = Some((lent, OutputToken { id: output.token, logprobs })),
+                LogitToken::Sampled(_) => drawn = Some(OutputToken { id: output.token, logprobs }),
             }
         }
         if !self.prompt_is_known && num_computed >= sequence.prompt_len {
             self.accept_prompt(sequence, rules, &mut emit);
         }
         sequence.max_cached = self.max_cached(sequence.id.choice);
-        if let Some((lent, token)) = drawn {
+        if let Some(token) = drawn {
             sequence.push(token.id);
-            emit(self.accept_token(sequence.id.choice, lent, token, rules));
+            emit(self.accept_token(sequence.id.choice, token, rules));
         }
         Ok(())
     }
@@ -251,15 +235,8 @@ impl ActiveRequest {
         });
     }
 
-    fn accept_token(
-        &mut self,
-        index: u32,
-        lent: SampleParams,
-        token: OutputToken,
-        rules: &TextRules,
-    ) -> Event {
+    fn accept_token(&mut self, index: u32, token: OutputToken, rules: &TextRules) -> Event {
         let choice = &mut self.choices[index as usize];
-        choice.sampler.restore(lent);
         choice.sampler.observe(token.id);
         choice.num_tokens += 1;
         self.usage.completion_tokens += 1;

@@ -5,18 +5,18 @@ use std::{collections::BTreeMap, ops::Range};
 use mosu_models::{Batch, LogitRow, LogitToken, PendingToken};
 
 use crate::{
-    active_request::{ActiveRequest, Foresight},
+    active_request::ActiveRequest,
     scheduler::{Scheduled, Scheduler},
     sequence::{RequestId, Sequence},
 };
 
-/// Fills `batch` with the rows of `plan`, in its order. Returns whether the next step must wait for this one's tokens.
+/// Fills `batch` with the rows of `plan`, in its order.
 pub(crate) fn build_batch(
     batch: &mut Batch,
     plan: &[Scheduled],
     scheduler: &mut Scheduler,
-    requests: &mut BTreeMap<RequestId, ActiveRequest>,
-) -> bool {
+    requests: &BTreeMap<RequestId, ActiveRequest>,
+) {
     batch.clear();
     batch.cu_seqlens_q.push(0);
     let block_size = scheduler.blocks.block_size();
@@ -24,20 +24,18 @@ pub(crate) fn build_batch(
         let width = scheduler.running_mut(*id).map_or(0, |sequence| sequence.kv.blocks().len());
         batch.block_table_width = batch.block_table_width.max(width);
     }
-    let (mut num_draws, mut must_wait) = (0, false);
+    let mut num_draws = 0;
     for Scheduled { id, positions } in plan {
-        let (Some(sequence), Some(request)) = (scheduler.running_mut(*id), requests.get_mut(&id.request))
-        else {
+        let (Some(sequence), Some(request)) = (scheduler.running_mut(*id), requests.get(&id.request)) else {
             continue;
         };
         add_rows(batch, sequence, positions.clone(), block_size);
         add_prompt_logprobs(batch, sequence, positions.clone(), request);
         if positions.end == sequence.num_tokens() && request.draws_tokens() {
-            must_wait |= add_draw(batch, sequence, num_draws, request) == Foresight::MustKnow;
+            add_draw(batch, sequence, num_draws, request);
             num_draws += 1;
         }
     }
-    must_wait
 }
 
 /// The sequence's tokens at `positions`, their places in the KV cache, and its block table.
@@ -76,21 +74,13 @@ fn add_prompt_logprobs(
     }
 }
 
-/// Asks for a token, the step's `number`, to be drawn behind the sequence's last one, the batch's last row.
-fn add_draw(
-    batch: &mut Batch,
-    sequence: &mut Sequence,
-    number: u32,
-    request: &mut ActiveRequest,
-) -> Foresight {
-    let (choice, num_pending) = (sequence.id.choice, sequence.num_pending);
-    let foresight = request.foresee(choice, num_pending);
-    let params = request.lend_sample_params(choice, sequence.num_tokens(), num_pending);
-    if foresight == Foresight::GoesOn {
+/// Asks for a token, the step's `number`, to be drawn behind the sequence's last one, the batch's last row. The next
+/// step can build on it, unless it is the choice's last.
+fn add_draw(batch: &mut Batch, sequence: &mut Sequence, number: u32, request: &ActiveRequest) {
+    let (row, token) = (batch.num_rows() as u32 - 1, LogitToken::Sampled(request.sample_params(sequence)));
+    batch.logit_rows.push(LogitRow { row, token, logprobs: request.logprobs() });
+    if request.may_go_on(sequence) {
         sequence.num_pending += 1;
         sequence.drawn_by = number;
     }
-    let (row, token) = (batch.num_rows() as u32 - 1, LogitToken::Sampled(params));
-    batch.logit_rows.push(LogitRow { row, token, logprobs: request.logprobs() });
-    foresight
 }

@@ -77,8 +77,6 @@ pub(crate) struct Core {
 struct Step {
     plan: Vec<Scheduled>,
     batch: Batch,
-    /// The next one cannot be built before this one's tokens are known.
-    holds_next: bool,
 }
 
 impl Core {
@@ -191,7 +189,7 @@ impl Core {
         if self.in_flight.is_empty() && !self.start()? {
             return Err(format!("{} requests wait but none can advance", self.requests.len()));
         }
-        if self.overlap && self.in_flight.iter().all(|step| !step.holds_next) && self.start()? {
+        if self.overlap && self.start()? {
             self.counters.steps_ahead += 1;
         }
         self.finish()
@@ -207,7 +205,7 @@ impl Core {
         }
         self.leave_queue(&step.plan);
         let Core { scheduler, requests, .. } = self;
-        step.holds_next = build_batch(&mut step.batch, &step.plan, scheduler, requests);
+        build_batch(&mut step.batch, &step.plan, scheduler, requests);
         self.model.start(&step.batch)?;
         self.in_flight.push_back(step);
         Ok(true)

@@ -1,6 +1,6 @@
 //! From what a request asks for to what each draw needs.
 
-use std::{collections::HashMap, mem};
+use std::collections::HashMap;
 
 use mosu_models::{SampleParams, SeenToken};
 
@@ -12,7 +12,6 @@ const MIN_TEMPERATURE: f32 = 1e-5;
 /// How the tokens of one choice are drawn.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    /// `params.seen` is away while a step has it: see [`Sampler::lend`].
     params: SampleParams,
     /// Where each token stands in `params.seen`; `None` when no penalty asks for it.
     seen: Option<HashMap<u32, usize>>,
@@ -44,6 +43,7 @@ impl Sampler {
                 logit_bias: params.logit_bias.clone(),
                 suppressed: Vec::new(),
                 seen: Vec::new(),
+                pending: None,
                 seed: choice_seed(seed, choice),
                 position: 0,
             },
@@ -60,25 +60,15 @@ impl Sampler {
         sampler
     }
 
-    /// What the draw of the token at `position` needs, with `num_pending` draws before it of which nothing is known.
-    /// The tokens seen, which can be many, move into it: give them back with [`Sampler::restore`] after the step.
-    pub fn lend(&mut self, position: usize, num_pending: usize) -> SampleParams {
-        let seen = mem::take(&mut self.params.seen);
-        let mut params = SampleParams { seen, position: position as u64, ..self.params.clone() };
+    /// What the draw of the token at `position` needs. `num_pending` draws before it are not known yet: the last of
+    /// them, which is the only one that is not observed when the step runs, is number `drawn_by` of its step.
+    pub fn params(&self, position: usize, num_pending: usize, drawn_by: u32) -> SampleParams {
+        let mut params = SampleParams { position: position as u64, ..self.params.clone() };
+        params.pending = (self.seen.is_some() && num_pending > 0).then_some(drawn_by);
         if self.suppressed_draws <= num_pending {
             params.suppressed.clear();
         }
         params
-    }
-
-    /// Takes back what a step had.
-    pub fn restore(&mut self, lent: SampleParams) {
-        self.params.seen = lent.seen;
-    }
-
-    /// The next draw cannot do without knowing this one's token.
-    pub fn needs_every_token(&self) -> bool {
-        self.seen.is_some()
     }
 
     /// Notes that `token` was drawn.
@@ -133,12 +123,11 @@ mod tests {
         params.seen.iter().map(|token| (token.id, token.output_count)).collect()
     }
 
-    /// Lends for one draw, restores, and observes `token`.
+    /// What one draw needs, which draws `token`.
     fn draw(sampler: &mut Sampler, position: usize, token: u32) -> SampleParams {
-        let lent = sampler.lend(position, 0);
-        sampler.restore(lent.clone());
+        let params = sampler.params(position, 0, 0);
         sampler.observe(token);
-        lent
+        params
     }
 
     #[test]
@@ -155,13 +144,13 @@ mod tests {
     fn lists_only_what_a_penalty_needs() {
         let mut plain = sampler(SamplingParams::default(), StopConditions::default());
         draw(&mut plain, 3, 6);
-        assert!(plain.lend(4, 0).seen.is_empty());
-        assert!(!plain.needs_every_token());
+        assert!(plain.params(4, 0, 0).seen.is_empty());
+        assert_eq!(plain.params(4, 1, 0).pending, None);
         let params = SamplingParams { frequency_penalty: 0.5, ..SamplingParams::default() };
         let mut output_only = sampler(params, StopConditions::default());
         draw(&mut output_only, 3, 6);
-        assert_eq!(seen(&output_only.lend(4, 0)), [(6, 1)]);
-        assert!(output_only.needs_every_token());
+        assert_eq!(seen(&output_only.params(4, 0, 7)), [(6, 1)]);
+        assert_eq!([0, 1].map(|num_pending| output_only.params(4, num_pending, 7).pending), [None, Some(7)]);
     }
 
     #[test]
@@ -171,20 +160,20 @@ mod tests {
         assert_eq!(draw(&mut both, 3, 1).suppressed, [90, 91, 8]);
         assert_eq!(draw(&mut both, 4, 1).suppressed, [90, 91, 8]);
         assert!(draw(&mut both, 5, 1).suppressed.is_empty());
-        let mut ahead = sampler(SamplingParams::default(), stop.clone());
-        let lent = [0, 1, 2].map(|num_pending| ahead.lend(3 + num_pending, num_pending).suppressed.len());
-        assert_eq!(lent, [3, 3, 0]);
-        let mut ignoring = sampler(SamplingParams::default(), StopConditions { ignore_eos: true, ..stop });
-        assert_eq!(ignoring.lend(3, 0).suppressed, [8]);
+        let ahead = sampler(SamplingParams::default(), stop.clone());
+        let counts = [0, 1, 2].map(|num_pending| ahead.params(3, num_pending, 0).suppressed.len());
+        assert_eq!(counts, [3, 3, 0]);
+        let ignoring = sampler(SamplingParams::default(), StopConditions { ignore_eos: true, ..stop });
+        assert_eq!(ignoring.params(3, 0, 0).suppressed, [8]);
     }
 
     #[test]
     fn draws_are_keyed_by_seed_choice_and_position() {
         let params = SamplingParams::default();
         let of = |seed, choice| Sampler::new(&params, &StopConditions::default(), &[], &[1], seed, choice);
-        let key = |mut sampler: Sampler, position| {
-            let lent = sampler.lend(position, 0);
-            (lent.seed, lent.position)
+        let key = |sampler: Sampler, position| {
+            let params = sampler.params(position, 0, 0);
+            (params.seed, params.position)
         };
         assert_eq!(key(of(1, 0), 7), key(of(1, 0), 7));
         assert_eq!(key(of(1, 0), 7).1, 7);
@@ -195,6 +184,6 @@ mod tests {
     #[test]
     fn tiny_temperatures_are_greedy() {
         let params = SamplingParams { temperature: 1e-6, ..SamplingParams::default() };
-        assert_eq!(sampler(params, StopConditions::default()).lend(0, 0).temperature, 0.0);
+        assert_eq!(sampler(params, StopConditions::default()).params(0, 0, 0).temperature, 0.0);
     }
 }

@@ -327,6 +327,37 @@ mod tests {
     }
 
     #[test]
+    fn ahead_of_results_nobody_loses_kv_blocks() {
+        let mut scheduler = scheduler(3, 64, 8);
+        add(&mut scheduler, 0, 3);
+        add(&mut scheduler, 1, 3);
+        assert_eq!(step(&mut scheduler), [(0, 3), (1, 3)]);
+        assert_eq!(step(&mut scheduler), [(0, 1), (1, 1)]);
+        let mut plan = Vec::new();
+        scheduler.schedule(&mut plan, true);
+        assert_eq!(plan, [], "both need a KV block, and one is free");
+        assert_eq!(step(&mut scheduler), [(0, 1)]);
+        assert_eq!((scheduler.counters().preemptions, waiting(&scheduler)), (1, vec![1]));
+    }
+
+    #[test]
+    fn a_step_ahead_builds_on_tokens_that_are_being_drawn() {
+        let mut scheduler = scheduler(8, 64, 8);
+        (0..3).for_each(|request| add(&mut scheduler, request, 3));
+        let mut plan = Vec::new();
+        scheduler.schedule(&mut plan, false);
+        // Request 1 ends with what is being drawn.
+        for request in [0, 2] {
+            scheduler.running_mut(SequenceId { request, choice: 0 }).unwrap().num_pending += 1;
+        }
+        scheduler.schedule(&mut plan, true);
+        let planned: Vec<_> = plan.iter().map(|part| (part.id.request, part.positions.clone())).collect();
+        assert_eq!(planned, [(0, 3..4), (2, 3..4)]);
+        scheduler.schedule(&mut plan, true);
+        assert_eq!(plan, [], "nobody has a token more");
+    }
+
+    #[test]
     fn a_sequence_that_is_alone_fills_the_cache() {
         let mut scheduler = scheduler(3, 64, 8);
         add(&mut scheduler, 0, 1);

@@ -107,6 +107,7 @@ on_every_device! {
     chunks_do_not_matter
     a_prefix_hit_does_not_matter
     a_preemption_does_not_matter
+    steps_ahead_do_not_matter
 }
 
 /// What a caller gets: per choice its token ids, and the bits of all log-probabilities, the prompt's included.
@@ -134,7 +135,8 @@ impl Setup {
         let mut request = Request::new(self.engine().tokenizer().encode(&text, false).unwrap());
         request.sampling.temperature = (number % 2) as f32;
         request.sampling.top_p = 0.95;
-        request.sampling.repetition_penalty = 1.1;
+        request.sampling.repetition_penalty = if number % 4 == 3 { 1.1 } else { 1.0 };
+        request.sampling.frequency_penalty = if number % 3 == 1 { 0.2 } else { 0.0 };
         request.sampling.seed = Some(number as u64);
         request.stop.max_tokens = Some(20 + number % 7);
         request.stop.ignore_eos = true;
@@ -237,6 +239,20 @@ fn a_prefix_hit_does_not_matter(setup: &Setup) {
         assert_eq!(usage.cached_tokens > 0, expect_hit);
         assert_eq!(&found, setup.expected());
     }
+}
+
+/// Steps that are started before the results of the one before are known, which the processor does not do.
+fn steps_ahead_do_not_matter(setup: &Setup) {
+    let run = |overlap| {
+        let engine = setup.start(|options| options.overlap = overlap);
+        let requests = (0..6).map(|number| setup.request(number)).chain([setup.probe()]);
+        let answers = together(&engine, requests.collect());
+        (answers, engine.stats().steps_ahead > 0)
+    };
+    let ((ahead, some_ahead), (in_turn, none_ahead)) = (run(true), run(false));
+    assert_eq!(ahead, in_turn);
+    assert_eq!((some_ahead, none_ahead), (setup.options.device.starts_with("cuda"), false));
+    assert_eq!(ahead.last(), Some(setup.expected()));
 }
 
 /// Five requests, and KV blocks for three.

@@ -2,7 +2,7 @@
 //! wrong KV slot draws other tokens, and is found at once. Every batch is checked to the letter.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::{
         Arc,
         mpsc::{Receiver, Sender},
@@ -140,7 +140,8 @@ impl StepModel for ScriptedModel {
         let sequences = 0..batch.num_sequences();
         let prefixes: Vec<u64> = sequences.flat_map(|sequence| self.run_sequence(batch, sequence)).collect();
         assert!(batch.logit_rows.is_sorted_by(|a, b| a.row < b.row), "logit rows ascend");
-        let logits = batch.logit_rows.iter().map(|row| logits(row, prefixes[row.row as usize]));
+        let before = &self.drawn;
+        let logits = batch.logit_rows.iter().map(|row| logits(row, prefixes[row.row as usize], before));
         let rows: Vec<LogitOutput> = logits.collect();
         let draws = batch.logit_rows.iter().zip(&rows);
         let draws = draws.filter(|(row, _)| matches!(row.token, LogitToken::Sampled(_)));
@@ -161,10 +162,10 @@ fn extend(prefix: u64, token: u32) -> u64 {
     SplitMix64(prefix ^ u64::from(token)).next()
 }
 
-fn logits(row: &LogitRow, prefix: u64) -> LogitOutput {
+fn logits(row: &LogitRow, prefix: u64, drawn_before: &[u32]) -> LogitOutput {
     let token = match &row.token {
         LogitToken::Given(token) => *token,
-        LogitToken::Sampled(params) => draw(prefix, params),
+        LogitToken::Sampled(params) => draw(prefix, params, drawn_before),
     };
     let logprob = |token| -((extend(prefix, token) >> 40) as f32);
     let logprobs = row.logprobs.map(|count| TokenLogprobs {
@@ -176,13 +177,17 @@ fn logits(row: &LogitRow, prefix: u64) -> LogitOutput {
 }
 
 /// Depends on everything that a draw is told.
-fn draw(prefix: u64, params: &SampleParams) -> u32 {
+fn draw(prefix: u64, params: &SampleParams, drawn_before: &[u32]) -> u32 {
     let mut word = prefix;
     if params.temperature > 0.0 {
         word = SplitMix64(word ^ params.seed ^ params.position).next();
     }
-    for seen in &params.seen {
-        word = word.wrapping_add(extend(u64::from(seen.id), seen.output_count));
+    let mut seen: BTreeMap<u32, u32> = params.seen.iter().map(|seen| (seen.id, seen.output_count)).collect();
+    if let Some(number) = params.pending {
+        *seen.entry(drawn_before[number as usize]).or_default() += 1;
+    }
+    for (id, output_count) in seen {
+        word = word.wrapping_add(extend(u64::from(id), output_count));
     }
     let mut token = (word % u64::from(FAULT_TOKEN)) as u32;
     if let Some(&(favourite, _)) = params.logit_bias.iter().find(|(_, bias)| *bias >= 100.0) {

@@ -315,5 +315,5 @@ fn every_promise_holds_in_every_step() {
     let ends = [total.requests_finished, total.requests_aborted, total.requests_failed];
     let often = [total.preemptions, total.cached_prompt_tokens].into_iter().chain(ends);
     assert!(often.min() > Some(wanted / 1000), "{total:?}");
-    assert!(total.steps_ahead > total.steps / 10, "{total:?}");
+    assert!(total.steps_ahead > total.steps / 4, "{total:?}");
 }

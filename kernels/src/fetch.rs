@@ -89,7 +89,7 @@ mod tests {
             assert_eq!(second.finish(<[u32]>::to_vec).unwrap(), [7]);
             assert_eq!(second.finish(<[u32]>::to_vec).unwrap(), []);
             let floats = upload(&device, [1], &[1.0f32]);
-            assert!(second.start(floats.view()).unwrap_err().to_string().contains("f32"));
+            assert!(second.start(floats.view()).unwrap_err().to_string().contains("fetch"));
         }
     }
 }

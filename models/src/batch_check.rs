@@ -27,6 +27,13 @@ fn wrong(field: &'static str, message: String) -> StepError {
     StepError::Batch { field, message }
 }
 
+fn check_drawn(field: &'static str, number: u32, num_drawn: usize) -> Result<(), StepError> {
+    if (number as usize) < num_drawn {
+        return Ok(());
+    }
+    Err(wrong(field, format!("{number}: the step before drew {num_drawn} tokens")))
+}
+
 /// The model's limits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchLimits {
@@ -51,6 +58,9 @@ impl BatchLimits {
         let (mut previous, mut draws) = (0, 0);
         for logit_row in &batch.logit_rows {
             self.check_logit_row(logit_row, previous, batch.num_rows())?;
+            if let LogitToken::Sampled(SampleParams { pending: Some(number), .. }) = &logit_row.token {
+                check_drawn("logit_rows.pending", *number, num_drawn)?;
+            }
             previous = logit_row.row;
             draws += usize::from(matches!(logit_row.token, LogitToken::Sampled(_)));
         }
@@ -67,10 +77,7 @@ impl BatchLimits {
                 let message = format!("row {row} of {}, expected {next} or more", batch.num_rows());
                 return Err(wrong("pending.row", message));
             }
-            if *drawn_by as usize >= num_drawn {
-                let message = format!("{drawn_by}: the step before drew {num_drawn} tokens");
-                return Err(wrong("pending.drawn_by", message));
-            }
+            check_drawn("pending.drawn_by", *drawn_by, num_drawn)?;
             next = row + 1;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! From logits to tokens and log-probabilities on the device, and from there to the host once somebody waits for them.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, mem};
 
 use mosu_kernels::{
     DType, Device, Fetch, Result as DeviceResult, Tensor, View,
@@ -21,14 +21,31 @@ const USUAL_TOP: usize = 20;
 pub(crate) struct Sampler {
     workspace: SampleWorkspace,
     vocab_size: usize,
-    /// u32 `[max_rows]`: the tokens that the last step drew.
-    drawn: Tensor,
-    num_drawn: usize,
+    /// The tokens that the last step drew, and those of the one before.
+    drawn: Drawn,
+    before: Drawn,
     /// u32: log-probabilities of up to [`LOGIT_ROWS`] rows.
     reports: Tensor,
     in_flight: VecDeque<Step>,
     /// Those that were waited for.
     spare: Vec<Step>,
+}
+
+/// The tokens of one step.
+struct Drawn {
+    /// u32 `[max_rows]`
+    tokens: Tensor,
+    count: usize,
+}
+
+impl Drawn {
+    fn new(device: &Device, max_rows: usize) -> DeviceResult<Drawn> {
+        Ok(Drawn { tokens: Tensor::zeros_on(device, [max_rows], DType::U32)?, count: 0 })
+    }
+
+    fn view(&self) -> DeviceResult<View<'_>> {
+        self.tokens.rows(self.count)
+    }
 }
 
 /// A step's results on their way.
@@ -56,8 +73,8 @@ impl Sampler {
         Ok(Sampler {
             workspace: SampleWorkspace::new(device, vocab_size)?,
             vocab_size,
-            drawn: Tensor::zeros_on(device, [max_rows], DType::U32)?,
-            num_drawn: 0,
+            drawn: Drawn::new(device, max_rows)?,
+            before: Drawn::new(device, max_rows)?,
             reports: Tensor::zeros_on(device, [LOGIT_ROWS * row.words(vocab_size)], DType::U32)?,
             in_flight: VecDeque::new(),
             spare: (0..MOST_IN_FLIGHT).map(new_step).collect::<DeviceResult<_>>()?,
@@ -66,12 +83,13 @@ impl Sampler {
 
     /// Its size in bytes.
     pub fn bytes(&self) -> usize {
-        self.workspace.bytes() + self.drawn.size_in_bytes() + self.reports.size_in_bytes()
+        let drawn = [&self.drawn, &self.before].map(|drawn| drawn.tokens.size_in_bytes());
+        self.workspace.bytes() + drawn.iter().sum::<usize>() + self.reports.size_in_bytes()
     }
 
     /// u32 `[D]`: the tokens that the last step drew, in the order of its logit rows.
     pub fn drawn(&self) -> DeviceResult<View<'_>> {
-        self.drawn.rows(self.num_drawn)
+        self.drawn.view()
     }
 
     /// Starts what the logit rows of the batch ask for, which `decoder` is computing.
@@ -81,7 +99,8 @@ impl Sampler {
     pub fn start(&mut self, decoder: &mut Decoder, batch: &Batch) -> Result<(), StepError> {
         let too_many = StepError::InFlight("two steps are in flight already: finish one");
         let mut step = self.spare.pop().ok_or(too_many)?;
-        self.num_drawn = 0;
+        mem::swap(&mut self.drawn, &mut self.before);
+        self.drawn.count = 0;
         step.rows.clear();
         for wanted in batch.logit_rows.chunks(LOGIT_ROWS) {
             let rows: Vec<u32> = wanted.iter().map(|wanted| wanted.row).collect();
@@ -115,7 +134,7 @@ impl Sampler {
         step: &mut Step,
     ) -> DeviceResult<Vec<LogprobRow>> {
         let (mut draws, mut reports) = (Vec::with_capacity(wanted.len()), Vec::new());
-        let first = self.num_drawn;
+        let first = self.drawn.count;
         for (row, wanted) in wanted.iter().enumerate() {
             let (given, target) = match &wanted.token {
                 LogitToken::Given(token) => (Some(*token), LogprobTarget::Token(*token)),
@@ -129,10 +148,10 @@ impl Sampler {
             reports.extend(report);
         }
         if !draws.is_empty() {
-            let tokens = self.drawn.view_mut()?.into_slice(first, draws.len())?;
-            ops::sample(device, tokens, logits, &draws, &mut self.workspace)?;
-            step.results.start(self.drawn.view().slice(first, draws.len())?)?;
-            self.num_drawn += draws.len();
+            let tokens = self.drawn.tokens.view_mut()?.into_slice(first, draws.len())?;
+            ops::sample(device, tokens, logits, self.before.view()?, &draws, &mut self.workspace)?;
+            step.results.start(self.drawn.tokens.view().slice(first, draws.len())?)?;
+            self.drawn.count += draws.len();
         }
         Ok(reports)
     }
@@ -152,8 +171,7 @@ impl Sampler {
         if words > self.reports.shape().elements() {
             self.reports = Tensor::zeros_on(device, [words], DType::U32)?;
         }
-        let drawn = self.drawn.rows(self.num_drawn)?;
-        ops::logprobs(device, self.reports.rows_mut(words)?, logits, drawn, rows)?;
+        ops::logprobs(device, self.reports.rows_mut(words)?, logits, self.drawn.view()?, rows)?;
         step.results.start(self.reports.rows(words)?)
     }
 }

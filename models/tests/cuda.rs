@@ -6,17 +6,11 @@
 mod common;
 
 use common::*;
-use mosu_models::{Device, LoadError, ModelOptions};
+use mosu_models::{LoadError, ModelOptions};
 
 /// Options of small models on the CUDA device; `None` where the simulated one is not built.
 fn cuda_options() -> Option<ModelOptions> {
-    if std::env::var_os("MOSU_TEST_CUDA").is_none_or(|value| value != "real") {
-        match cusim::install() {
-            Err(cusim::Error::NotBuilt) => return None,
-            installed => installed.unwrap(),
-        }
-    }
-    Some(ModelOptions { device: Device::cuda(0).unwrap(), ..options(1) })
+    cuda().map(|device| ModelOptions { device, ..options(1) })
 }
 
 /// Latent attention, which has no CUDA kernels yet.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use common::*;
-use mosu_models::{Device, LoadFormat, Model, ModelOptions};
+use mosu_models::{LoadFormat, Model, ModelOptions};
 
 /// The CUDA device: the simulated one, or a real one with `MOSU_TEST_CUDA=real`.
 struct Gpu {
@@ -24,13 +24,7 @@ struct Gpu {
 fn gpu() -> Option<Gpu> {
     static TURN: Mutex<()> = Mutex::new(());
     let simulated = std::env::var_os("MOSU_TEST_CUDA").is_none_or(|value| value != "real");
-    if simulated {
-        match cusim::install() {
-            Err(cusim::Error::NotBuilt) => return None,
-            installed => installed.unwrap(),
-        }
-    }
-    let options = ModelOptions { device: Device::cuda(0).unwrap(), ..options(1) };
+    let options = ModelOptions { device: cuda()?, ..options(1) };
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     Some(Gpu { options, simulated, _turn })
 }

@@ -16,23 +16,35 @@ struct SampleRow {
   uint32_t row;                                      // of the logits
   uint32_t top_k;                                    // 0: all
   uint32_t seen, seen_count, bias, bias_count, suppressed, suppressed_count;
+  uint32_t pending, padding;                         // number of one more token in the output, or NO_TOKEN
   float temperature, top_p;
   float least;                                       // the smallest logit that min-p leaves, relative to the largest
   float repetition_penalty, presence_penalty, frequency_penalty;
 };
 
+// Penalises a token that was seen, and so many times in the output.
+DEVICE void penalize(float& to, uint32_t output_count, const SampleRow& row) {
+  const float logit = to > 0.0f ? to / row.repetition_penalty : __fmul_rn(to, row.repetition_penalty);
+  const float penalty = __fadd_rn(__fmul_rn(row.frequency_penalty, (float)output_count), row.presence_penalty);
+  to = output_count > 0 ? __fsub_rn(logit, penalty) : logit;
+}
+
 // Copies a row and applies penalties, bias and suppression.
-DEVICE void adjust(float* to, const float* from, uint32_t vocab, const SampleRow& row, const uint32_t* lists) {
+DEVICE void adjust(float* to, const float* from, uint32_t vocab, const SampleRow& row, const uint32_t* lists,
+                   const uint32_t* drawn) {
   for_each_logit(from, vocab, [&](uint32_t id, float logit) { to[id] = logit; });
-  __syncthreads();
+  const uint32_t pending = row.pending != NO_TOKEN ? drawn[row.pending] : NO_TOKEN;
   const uint32_t* seen = lists + row.seen;
+  SMEM(bool, was_seen, [1]);
+  if (threadIdx.x == 0) was_seen[0] = false;
+  __syncthreads();
   for (uint32_t i = threadIdx.x; i < row.seen_count; i += blockDim.x) {
-    float logit = to[seen[2 * i]];
-    const uint32_t count = seen[2 * i + 1];
-    logit = logit > 0.0f ? logit / row.repetition_penalty : __fmul_rn(logit, row.repetition_penalty);
-    const float penalty = __fadd_rn(__fmul_rn(row.frequency_penalty, (float)count), row.presence_penalty);
-    to[seen[2 * i]] = count > 0 ? __fsub_rn(logit, penalty) : logit;
+    const bool again = seen[2 * i] == pending;
+    if (again) was_seen[0] = true;  // by one thread: tokens seen are listed once
+    penalize(to[seen[2 * i]], seen[2 * i + 1] + again, row);
   }
+  __syncthreads();
+  if (threadIdx.x == 0 && pending != NO_TOKEN && !was_seen[0]) penalize(to[pending], 1, row);
   __syncthreads();
   // A token's first entry adds all of its entries, in order.
   const uint32_t* bias = lists + row.bias;
@@ -138,17 +150,17 @@ DEVICE uint32_t draw(const float* logits, uint32_t vocab, const SampleRow& row, 
   return block_winner(winner, shared.warp_sums);
 }
 
-// ids [rows]; logits [.., V]; rows, lists: see SampleRow; adjusted [thread blocks, V], or null when no row needs it.
+// ids [rows]; logits [.., V]; drawn: tokens of the step before; rows, lists: see SampleRow; adjusted [thread blocks, V], or null when no row needs it.
 extern "C" __global__ void __launch_bounds__(512, 1)
-    sample_f32(uint32_t* ids, const float* logits, const SampleRow* rows, const uint32_t* lists, float* adjusted,
-               uint32_t vocab, uint32_t count) {
+    sample_f32(uint32_t* ids, const float* logits, const uint32_t* drawn, const SampleRow* rows,
+               const uint32_t* lists, float* adjusted, uint32_t vocab, uint32_t count) {
   SMEM(Histogram, shared, );
   for (uint32_t i = blockIdx.x; i < count; i += gridDim.x) {
     const SampleRow row = rows[i];
     const float* from = logits + (size_t)row.row * vocab;
-    if (row.seen_count + row.bias_count + row.suppressed_count > 0) {
+    if (row.seen_count + row.bias_count + row.suppressed_count > 0 || row.pending != NO_TOKEN) {
       float* to = adjusted + (size_t)blockIdx.x * vocab;
-      adjust(to, from, vocab, row, lists);
+      adjust(to, from, vocab, row, lists, drawn);
       from = to;
     }
     const uint32_t id = draw(from, vocab, row, shared);

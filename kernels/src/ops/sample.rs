@@ -37,6 +37,8 @@ pub struct SampleParams {
     pub suppressed: Vec<u32>,
     /// Tokens seen so far, each once; needed only when a penalty is not neutral.
     pub seen: Vec<SeenToken>,
+    /// The output's last token, when it is not among them yet: which one it is of those that the step before draws.
+    pub pending: Option<u32>,
     /// Key of the random stream.
     pub seed: u64,
     /// Counter in the random stream: the position of the token being drawn.
@@ -134,6 +136,7 @@ impl SampleWorkspace {
 ///
 /// - `out`: u32 `[R]`, an id per entry of `rows`
 /// - `logits`: f32 `[.., V]`
+/// - `drawn`: u32 `[D]`, what the step before drew
 ///
 /// A token is drawn by an exponential race, which is Gumbel-max in other words: the token with the smallest
 /// `-ln(u) / probability` wins, u uniform in 0..1 and keyed by (seed, position, token). So no probability needs to be
@@ -147,11 +150,13 @@ pub fn sample(
     device: &Device,
     out: ViewMut<'_>,
     logits: View<'_>,
+    drawn: View<'_>,
     rows: &[SampleRow<'_>],
     workspace: &mut SampleWorkspace,
 ) -> Result<()> {
     let check = Check("sample");
-    let [count, vocab] = check.dims("logits", &logits)?;
+    let ([count, vocab], [draws]) = (check.dims("logits", &logits)?, check.dims("drawn", &drawn)?);
+    check.dtype("drawn", &drawn, DType::U32)?;
     check.is("out", &out, [rows.len()], DType::U32)?;
     check.that(vocab == workspace.vocab, || {
         format!("{vocab} logits, the workspace is for {}", workspace.vocab)
@@ -165,19 +170,26 @@ pub fn sample(
         check.that(outside.is_none(), || {
             format!("row {row}: token {} of {vocab}", outside.unwrap_or_default())
         })?;
+        check.that(params.pending.is_none_or(|number| (number as usize) < draws), || {
+            format!("row {row}: pending token {:?} of {draws}", params.pending)
+        })?;
     }
     check.dtype("logits", &logits, DType::F32)?;
     match device {
-        Device::Cpu(cpu) => cpu_sample(cpu, out.into_mut_slice()?, logits.as_slice()?, rows, workspace),
-        Device::Cuda(gpu) => cuda::sample(gpu, out, logits, rows, &mut workspace.packed)?,
+        Device::Cpu(cpu) => {
+            let (logits, drawn) = (logits.as_slice()?, drawn.as_slice()?);
+            cpu_sample(cpu, out.into_mut_slice()?, logits, drawn, rows, workspace);
+            Ok(())
+        }
+        Device::Cuda(gpu) => cuda::sample(gpu, out, logits, drawn, rows, &mut workspace.packed),
     }
-    Ok(())
 }
 
 fn cpu_sample(
     cpu: &CpuDevice,
     out: &mut [u32],
     logits: &[f32],
+    drawn: &[u32],
     rows: &[SampleRow<'_>],
     workspace: &mut SampleWorkspace,
 ) {
@@ -192,7 +204,8 @@ fn cpu_sample(
             // SAFETY: each row is handled by one task.
             let out = unsafe { &mut results.get(i..i + 1)[0] };
             let logits = &logits[row * vocab..(row + 1) * vocab];
-            cpu.isa.run(Draw { logits, params, scratch, out });
+            let pending = params.pending.map(|number| drawn[number as usize]);
+            cpu.isa.run(Draw { logits, params, pending, scratch, out });
         }
     });
 }
@@ -203,6 +216,8 @@ pub const NO_TOKEN: u32 = u32::MAX;
 struct Draw<'a> {
     logits: &'a [f32],
     params: &'a SampleParams,
+    /// See [`SampleParams::pending`].
+    pending: Option<u32>,
     scratch: &'a mut Scratch,
     out: &'a mut u32,
 }
@@ -210,9 +225,9 @@ struct Draw<'a> {
 impl Kernel for Draw<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Draw { logits, params, scratch, out } = self;
+        let Draw { logits, params, pending, scratch, out } = self;
         scratch.logits.copy_from_slice(logits);
-        params.adjust(&mut scratch.logits);
+        params.adjust(&mut scratch.logits, pending);
         *out = match largest(s, &scratch.logits) {
             None => NO_TOKEN,
             Some((id, _)) if params.temperature == 0.0 => id,
@@ -235,16 +250,16 @@ impl SampleParams {
         if self.min_p > 0.0 { self.min_p.ln() } else { f32::MIN }
     }
 
-    /// Applies penalties, bias and suppression.
-    fn adjust(&self, logits: &mut [f32]) {
+    /// Applies penalties, bias and suppression. `pending` is one more output token.
+    fn adjust(&self, logits: &mut [f32], pending: Option<u32>) {
         if self.penalizes() {
             for seen in &self.seen {
-                let logit = &mut logits[seen.id as usize];
-                let factor = self.repetition_penalty;
-                *logit = if *logit > 0.0 { *logit / factor } else { *logit * factor };
-                if seen.output_count > 0 {
-                    *logit -= self.frequency_penalty * seen.output_count as f32 + self.presence_penalty;
-                }
+                let count = seen.output_count + u32::from(pending == Some(seen.id));
+                self.penalize(&mut logits[seen.id as usize], count);
+            }
+            let is_new = |id: &u32| *id != NO_TOKEN && self.seen.iter().all(|seen| seen.id != *id);
+            if let Some(id) = pending.filter(is_new) {
+                self.penalize(&mut logits[id as usize], 1);
             }
         }
         for &(id, bias) in &self.logit_bias {
@@ -252,6 +267,15 @@ impl SampleParams {
         }
         for &id in &self.suppressed {
             logits[id as usize] = f32::NEG_INFINITY;
+        }
+    }
+
+    /// Penalises a token that was seen, and so many times in the output.
+    fn penalize(&self, logit: &mut f32, output_count: u32) {
+        let factor = self.repetition_penalty;
+        *logit = if *logit > 0.0 { *logit / factor } else { *logit * factor };
+        if output_count > 0 {
+            *logit -= self.frequency_penalty * output_count as f32 + self.presence_penalty;
         }
     }
 

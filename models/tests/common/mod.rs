@@ -256,6 +256,7 @@ pub fn greedy_params() -> SampleParams {
         logit_bias: Vec::new(),
         suppressed: Vec::new(),
         seen: Vec::new(),
+        pending: None,
         seed: 0,
         position: 0,
     }
@@ -274,4 +275,15 @@ pub fn edit_config(dir: &Path, edit: impl FnOnce(&mut Value)) {
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     edit(&mut config);
     fs::write(path, config.to_string()).unwrap();
+}
+
+/// The CUDA device: the simulated one, or a real one with `MOSU_TEST_CUDA=real`. `None` where neither is there.
+pub fn cuda() -> Option<Device> {
+    if std::env::var_os("MOSU_TEST_CUDA").is_none_or(|value| value != "real") {
+        match cusim::install() {
+            Err(cusim::Error::NotBuilt) => return None,
+            installed => installed.unwrap(),
+        }
+    }
+    Some(Device::cuda(0).unwrap())
 }

@@ -1,6 +1,6 @@
 //! The launch of `sample`: parameters go to the device in one copy.
 
-use super::{SampleParams, SampleRow, race};
+use super::{NO_TOKEN, SampleParams, SampleRow, race};
 use crate::{
     CudaDevice, Result, View, ViewMut,
     cuda::{Args, Grid},
@@ -19,6 +19,9 @@ struct Row {
     bias_count: u32,
     suppressed: u32,
     suppressed_count: u32,
+    /// Its number among the drawn tokens, or [`NO_TOKEN`].
+    pending: u32,
+    padding: u32,
     temperature: f32,
     top_p: f32,
     least: f32,
@@ -72,6 +75,8 @@ impl Packed {
             bias_count: params.logit_bias.len() as u32,
             suppressed: list(&mut params.suppressed.iter().copied()),
             suppressed_count: params.suppressed.len() as u32,
+            pending: params.pending.filter(|_| params.penalizes()).unwrap_or(NO_TOKEN),
+            padding: 0,
             temperature: params.temperature,
             top_p: params.top_p,
             least: params.least(),
@@ -84,7 +89,7 @@ impl Packed {
 
 impl Row {
     fn adjusts(&self) -> bool {
-        self.seen_count + self.bias_count + self.suppressed_count > 0
+        self.seen_count + self.bias_count + self.suppressed_count > 0 || self.pending != NO_TOKEN
     }
 }
 
@@ -92,6 +97,7 @@ pub(super) fn sample(
     gpu: &CudaDevice,
     mut out: ViewMut<'_>,
     logits: View<'_>,
+    drawn: View<'_>,
     rows: &[SampleRow<'_>],
     packed: &mut Packed,
 ) -> Result<()> {
@@ -105,7 +111,7 @@ pub(super) fn sample(
     let scratch = gpu.scratch(adjusted_at + 4 * adjusted)?;
     gpu.write(scratch, bytemuck::cast_slice(&packed.words))?;
     let mut args = Args::new();
-    args.write(&mut out).read(&logits).pointer(scratch).pointer(scratch.offset(lists_at));
+    args.write(&mut out).read(&logits).read(&drawn).pointer(scratch).pointer(scratch.offset(lists_at));
     args.pointer(scratch.offset(adjusted_at)).u32(vocab as u32).u32(rows.len() as u32);
     let threads = if vocab > 4096 { 512 } else { 128 };
     gpu.launch("sample_f32", Grid { blocks: [blocks as u32, 1, 1], threads, shared_bytes: 0 }, &args)

@@ -15,6 +15,7 @@ fn params() -> SampleParams {
         logit_bias: vec![],
         suppressed: vec![],
         seen: vec![],
+        pending: None,
         seed: 1,
         position: 0,
     }
@@ -24,7 +25,8 @@ fn run(device: &Device, vocab: usize, logits: &[f32], rows: &[SampleRow<'_>]) ->
     let mut out = Tensor::zeros_on(device, [rows.len()], DType::U32)?;
     let mut workspace = SampleWorkspace::new(device, vocab)?;
     let logits = upload(device, [logits.len() / vocab, vocab], logits);
-    sample(device, out.view_mut()?, logits.view(), rows, &mut workspace)?;
+    let drawn = upload(device, [3], &[0u32, 2, NO_TOKEN]);
+    sample(device, out.view_mut()?, logits.view(), drawn.view(), rows, &mut workspace)?;
     out.to_vec(device)
 }
 
@@ -88,6 +90,40 @@ fn penalties_bias_and_suppression() {
     // Negative logits are multiplied: -1 · 2 < -1.5.
     let negative = SampleParams { repetition_penalty: 2.0, seen: seen(0, 0), ..greedy };
     assert_eq!(draws(&[-1.0, -1.5], &negative, 1), [1]);
+}
+
+#[test]
+fn a_pending_token_counts_like_one_that_is_known() {
+    let logits = [3.0, 2.5, 2.9, 1.0];
+    let penalised =
+        SampleParams { temperature: 0.0, presence_penalty: 0.3, frequency_penalty: 0.2, ..params() };
+    let seen =
+        |list: &[(u32, u32)]| list.iter().map(|&(id, output_count)| SeenToken { id, output_count }).collect();
+    // Tokens 0 and 2 are pending, then none that could be drawn.
+    type Seen = &'static [(u32, u32)];
+    let cases: [(u32, Seen, Seen); 5] = [
+        (0, &[], &[(0, 1)]),
+        (0, &[(2, 1), (0, 0)], &[(2, 1), (0, 1)]),
+        (1, &[(0, 1), (2, 2)], &[(0, 1), (2, 3)]),
+        (1, &[(0, 3)], &[(0, 3), (2, 1)]),
+        (2, &[(0, 3)], &[(0, 3)]),
+    ];
+    for device in every_device() {
+        for (pending, before, after) in cases {
+            for repetition_penalty in [1.0, 1.2] {
+                let penalised = SampleParams { repetition_penalty, ..penalised.clone() };
+                let pending =
+                    SampleParams { seen: seen(before), pending: Some(pending), ..penalised.clone() };
+                let known = SampleParams { seen: seen(after), ..penalised };
+                let rows = [&pending, &known].map(|params| SampleRow { row: 0, params });
+                let found = run(&device, 4, &logits, &rows).unwrap();
+                assert_eq!(found[0], found[1], "{pending:?}");
+            }
+        }
+        let unknown = SampleParams { pending: Some(3), ..params() };
+        let error = run(&device, 4, &logits, &[SampleRow { row: 0, params: &unknown }]).unwrap_err();
+        assert!(error.to_string().contains("pending token Some(3) of 3"), "{error}");
+    }
 }
 
 #[test]
@@ -277,6 +313,7 @@ fn equal_logits_draw_equal_tokens_on_every_device() {
                 logit_bias: (0..i as u32 % 5).map(|j| (j * 3 % 30, 1.5 - j as f32)).collect(),
                 suppressed: (0..i as u32 % 7).collect(),
                 seen: (0..i as u32 % 11).map(|j| SeenToken { id: 29 - 2 * j, output_count: j % 3 }).collect(),
+                pending: (i % 3 == 0).then_some(i as u32 % 2),
                 seed: i as u64,
                 position: 7 * i as u64,
             })
