@@ -123,7 +123,6 @@ impl Model {
         let config = ConfigJson::new(&path, &config)?;
         let family = families::read(&config)?;
         let ends = EndTokens::read(source, &config, family.spec.vocab_size)?;
-        check_device(&config, &family.spec, device)?;
         plan_scratch(&family.spec, options)?;
         let available = memory::available(device)?;
         let (weights, ignored_tensors) =
@@ -243,8 +242,12 @@ fn plan_scratch(spec: &DecoderSpec, options: &ModelOptions) -> DeviceResult<()> 
     let Device::Cuda(gpu) = &options.device else { return Ok(()) };
     let context = options.max_model_len.unwrap_or(spec.max_position_embeddings);
     let of_layer = |layer: &LayerSpec| {
-        let AttentionSpec { num_heads, head_dim, .. } = layer.attention;
-        ops::attention_scratch_bytes(options.max_batch_tokens, num_heads, head_dim, context)
+        let AttentionSpec { num_heads, head_dim, latent_kv, .. } = layer.attention;
+        let rows = options.max_batch_tokens;
+        match latent_kv {
+            Some(kv) => ops::latent_attention_scratch_bytes(rows, num_heads, kv.latent.rank, context),
+            None => ops::attention_scratch_bytes(rows, num_heads, head_dim, context),
+        }
     };
     gpu.plan_scratch(spec.layers.iter().map(of_layer).max().unwrap_or(0))
 }
@@ -263,18 +266,6 @@ fn table_entries(options: &ModelOptions, plan: &MemoryPlan) -> usize {
         Device::Cuda(_) => options.max_sequences.max(1),
     };
     sequences * plan.max_model_len.div_ceil(BLOCK_SIZE)
-}
-
-/// Refuses what the device has no kernels for.
-fn check_device(config: &ConfigJson, spec: &DecoderSpec, device: &Device) -> Result<(), LoadError> {
-    let latent = spec.layers.iter().any(|layer| layer.attention.latent_kv.is_some());
-    match device {
-        Device::Cuda(_) if latent => {
-            let message = "latent attention has no CUDA kernels yet; run this model with `--device cpu`";
-            Err(config.error("kv_lora_rank", message))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The weights, and the names of the tensors that they do not need.

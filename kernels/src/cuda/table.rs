@@ -146,6 +146,38 @@ pub(crate) const KERNEL_FILES: &[KernelFile] = &[
             "moe_combine",
         ],
     },
+    KernelFile {
+        name: "absorb_queries.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &[
+            "absorb_queries_t8_bf16",
+            "absorb_queries_t64_bf16",
+            "absorb_queries_simt_f32",
+            "absorb_queries_simt_f16",
+            "absorb_queries_simt_bf16",
+        ],
+    },
+    KernelFile {
+        name: "expand_values.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &[
+            "expand_values_t8_bf16",
+            "expand_values_t64_bf16",
+            "expand_values_simt_f32",
+            "expand_values_simt_f16",
+            "expand_values_simt_bf16",
+        ],
+    },
+    KernelFile {
+        name: "latent_attention.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &["latent_attention_mma_bf16"],
+    },
+    KernelFile {
+        name: "latent_cache.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &["latent_cache_f32", "latent_cache_bf16"],
+    },
     KernelFile { name: "route.cu", runs_on: RunsOn::From(80), kernels: &["route_f32"] },
     KernelFile { name: "sample.cu", runs_on: RunsOn::From(80), kernels: &["sample_f32"] },
     KernelFile { name: "logprobs.cu", runs_on: RunsOn::From(80), kernels: &["logprobs_f32"] },

@@ -15,7 +15,9 @@ constexpr float NO_SCORE = -3.402823466e38f;
 
 // As in ops/paged_attention/cuda.rs.
 struct AttentionShape {
-  uint32_t sequences, table_width, heads, kv_heads, head_dim;
+  uint32_t sequences, table_width, heads, kv_heads;
+  uint32_t head_dim;       // of queries and keys
+  uint32_t value_dim;      // of values and outputs: the first elements of their slots
   uint32_t block_shift;    // slots of a KV block: 1 << block_shift
   uint32_t splits;         // 1: a thread block walks all splits; else the grid's z says which one
   uint32_t window, chunk;  // see first_visible
@@ -26,7 +28,7 @@ struct AttentionShape {
 // The arguments of an attention kernel: T rows, S sequences, M entries of each block table.
 template <class T>
 struct Attention : AttentionShape {
-  T* out;                        // [T, Hq, D]
+  T* out;                        // [T, Hq, value_dim]
   const T* queries;              // [T, Hq, D]
   const T* keys;                 // [B, Hkv, bs, D]
   const T* values;               // [B, Hkv, bs, D]
@@ -36,7 +38,7 @@ struct Attention : AttentionShape {
   const float* temperature;      // [P], or null
   const float* slopes;           // [Hq], or null
   const void* sinks;             // any float [Hq], or null
-  float* partials;               // [T, Hq, splits, 2 + D]: maximum, sum, weighted values; or null
+  float* partials;               // [T, Hq, splits, 2 + value_dim]: maximum, sum, weighted values; or null
 
   __device__ __forceinline__ uint32_t group() const { return heads / kv_heads; }
 
@@ -191,5 +193,5 @@ DEVICE float normalized(float value, float normalizer) { return fmaf(value, norm
 // Where a query's share of a split is kept until all are merged.
 template <class T>
 DEVICE float* partial_of(const Attention<T>& a, const Query& query, uint32_t split) {
-  return a.partials + (query.index * a.splits + split) * (2 + a.head_dim);
+  return a.partials + (query.index * a.splits + split) * (2 + a.value_dim);
 }

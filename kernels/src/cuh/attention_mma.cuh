@@ -118,16 +118,34 @@ DEVICE void merge_split(Softmax (&total)[2], Fragments<COLUMNS>& total_sums, Sof
   sums.clear();
 }
 
+// Keeps a split of a thread's two rows, where they see more than one: from column `first` of the head on.
+template <int COLUMNS>
+DEVICE void store_partials(const Attention<bf16>& a, const Query (&rows)[2], const Softmax (&part)[2],
+                           const Fragments<COLUMNS>& sums, uint32_t first) {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    if (rows[half].in_one_split() || !rows[half].reaches(blockIdx.z)) continue;
+    float* partial = partial_of(a, rows[half], blockIdx.z);
+    if (first == 0 && lane_id() % 4 == 0) partial[0] = part[half].max, partial[1] = part[half].sum;
+#pragma unroll
+    for (int c = 0; c < COLUMNS; c++) {
+      const uint32_t column = first + 8 * c + lane_id() % 4 * 2;
+      const Pack<float, 2> pair = {sums.at[c][2 * half], sums.at[c][2 * half + 1]};
+      if (column < a.value_dim) store_pack(partial + 2 + column, pair);
+    }
+  }
+}
+
 // Writes one of a thread's two rows, from column `first` of the head on.
 template <int COLUMNS>
 DEVICE void store_output(const Attention<bf16>& a, const Query& row, float normalizer,
                          const Fragments<COLUMNS>& sums, int half, uint32_t first) {
-  bf16* out = a.out + row.index * a.head_dim;
+  bf16* out = a.out + row.index * a.value_dim;
 #pragma unroll
   for (int c = 0; c < COLUMNS; c++) {
     const uint32_t column = first + 8 * c + lane_id() % 4 * 2;
     const float low = normalized(sums.at[c][2 * half], normalizer);
     const float high = normalized(sums.at[c][2 * half + 1], normalizer);
-    if (column < a.head_dim) *reinterpret_cast<uint32_t*>(out + column) = pack_bf16(low, high);
+    if (column < a.value_dim) *reinterpret_cast<uint32_t*>(out + column) = pack_bf16(low, high);
   }
 }

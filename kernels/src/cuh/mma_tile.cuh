@@ -122,11 +122,11 @@ DEVICE void multiply_stage(typename Tile::Sums& sums, const bf16* weight, const 
 
 // The sums over stages first .. last of K, with STAGES - 1 stages on their way. After every `part` stages,
 // except at the end, `finish_part(sums)` takes the sums away; after the call `sums` are those since then.
-template <class Tile, class FinishPart>
+// `input` copies as RowCopies does.
+template <class Tile, class Input, class FinishPart>
 DEVICE void multiply(typename Tile::Sums& sums, bf16* shared,
-                     const RowCopies<Tile::FEATURES, Tile::THREADS>& weight,
-                     const RowCopies<Tile::TOKENS, Tile::THREADS>& input, int first, int last, int part,
-                     FinishPart finish_part) {
+                     const RowCopies<Tile::FEATURES, Tile::THREADS>& weight, const Input& input, int first,
+                     int last, int part, FinishPart finish_part) {
   const auto stage_at = [&](int stage) { return shared + stage % Tile::STAGES * Tile::STAGE_ELEMENTS; };
   const auto start = [&](int stage) {
     if (stage < last) {

@@ -1,5 +1,7 @@
 //! `absorb_queries`: queries of latent attention, brought to the width of what the cache keeps.
 
+mod cuda;
+
 use std::ops::Range;
 
 use bytemuck::Zeroable;
@@ -46,10 +48,12 @@ pub fn absorb_queries(
     check.that(latent.max(nope) <= MAX_HEAD_DIM, || {
         format!("heads of {nope} elements and latents of {latent}, expected at most {MAX_HEAD_DIM}")
     })?;
-    let cpu = device.as_cpu(check.0)?;
-    for_weight!(w_uk.dtype(), "absorb_queries", "w_uk", W => {
-        cpu_absorb::<W>(cpu, check, out, q, w_uk, rope, positions)
-    })
+    match device {
+        Device::Cpu(cpu) => for_weight!(w_uk.dtype(), "absorb_queries", "w_uk", W => {
+            cpu_absorb::<W>(cpu, check, out, q, w_uk, rope, positions)
+        }),
+        Device::Cuda(gpu) => cuda::absorb_queries(gpu, check, out, q, w_uk, rope, positions),
+    }
 }
 
 /// One task per head and tile of rows.

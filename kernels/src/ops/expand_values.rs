@@ -1,5 +1,7 @@
 //! `expand_values`: from latents that attention has summed to each head's values.
 
+mod cuda;
+
 use std::ops::Range;
 
 use super::{
@@ -29,8 +31,12 @@ pub fn expand_values(device: &Device, out: ViewMut<'_>, x: View<'_>, w_uv: View<
     check.that(head_dim <= MAX_HEAD_DIM, || {
         format!("heads have {head_dim} elements, expected at most {MAX_HEAD_DIM}")
     })?;
-    let cpu = device.as_cpu(check.0)?;
-    for_weight!(w_uv.dtype(), "expand_values", "w_uv", W => cpu_expand::<W>(cpu, out, x, w_uv))
+    match device {
+        Device::Cpu(cpu) => {
+            for_weight!(w_uv.dtype(), "expand_values", "w_uv", W => cpu_expand::<W>(cpu, out, x, w_uv))
+        }
+        Device::Cuda(gpu) => cuda::expand_values(gpu, check, out, x, w_uv),
+    }
 }
 
 /// One task per head and tile of rows.

@@ -1,8 +1,11 @@
 //! `latent_attention`: absorbed queries against the latents of their sequences.
 
 mod cpu;
+mod cuda;
 #[cfg(test)]
 mod tests;
+
+pub use cuda::latent_attention_scratch_bytes;
 
 use super::{attention::MAX_HEAD_DIM, check::Check, paged_attention::PagedSequences};
 use crate::{Device, Result, View, ViewMut};
@@ -17,7 +20,8 @@ use crate::{Device, Result, View, ViewMut};
 /// The order of sums is [`paged_attention`](super::paged_attention)'s.
 ///
 /// # Errors
-/// When shapes or types do not fit, L is over 512 or over R, or the sequences contradict themselves.
+/// When shapes or types do not fit, L is over 512 or over R, or the sequences contradict themselves; on a CUDA device
+/// when bs is not a power of two from 16 on.
 pub fn latent_attention(
     device: &Device,
     out: ViewMut<'_>,
@@ -38,5 +42,8 @@ pub fn latent_attention(
         format!("latents have {latent} of {width} elements, expected 1 to {}", width.min(MAX_HEAD_DIM))
     })?;
     sequences.check(check)?;
-    cpu::latent_attention(device.as_cpu(check.0)?, check, out, q, cache, sequences, scale)
+    match device {
+        Device::Cpu(cpu) => cpu::latent_attention(cpu, check, out, q, cache, sequences, scale),
+        Device::Cuda(gpu) => cuda::latent_attention(gpu, check, out, q, cache, sequences, scale),
+    }
 }

@@ -1,5 +1,7 @@
 //! `latent_cache`: what latent attention keeps of a token.
 
+mod cuda;
+
 use half::bf16;
 
 use super::{
@@ -44,10 +46,14 @@ pub fn latent_cache(
     rope.check_whole(check, width.saturating_sub(latent))?;
     check.is("positions", &positions, [rows], DType::U32)?;
     check.dtype("slots", &slots, DType::U32)?;
-    let cpu = device.as_cpu(check.0)?;
-    match cache.dtype() {
-        DType::F32 => cpu_latent_cache::<f32>(cpu, check, cache, kv, norm, rope, positions, slots),
-        _ => cpu_latent_cache::<bf16>(cpu, check, cache, kv, norm, rope, positions, slots),
+    match (device, cache.dtype()) {
+        (Device::Cuda(gpu), _) => cuda::latent_cache(gpu, cache, kv, norm, rope, positions, slots),
+        (Device::Cpu(cpu), DType::F32) => {
+            cpu_latent_cache::<f32>(cpu, check, cache, kv, norm, rope, positions, slots)
+        }
+        (Device::Cpu(cpu), _) => {
+            cpu_latent_cache::<bf16>(cpu, check, cache, kv, norm, rope, positions, slots)
+        }
     }
 }
 

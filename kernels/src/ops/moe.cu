@@ -5,6 +5,7 @@
 // the host waits for nothing. Every sum runs over all of K in ascending order, whatever the tile.
 #include "../cuh/activation.cuh"
 #include "../cuh/mma_tile.cuh"
+#include "../cuh/simt_tile.cuh"
 #include "../cuh/vec.cuh"
 
 constexpr int SORT_THREADS = 512;
@@ -159,50 +160,7 @@ DEVICE void down_mma(const Down& to, const bf16* activated, const bf16* down, co
       });
 }
 
-// Without tensor cores: a tile of 32 features and 16 visits; a thread has one feature and four visits.
-constexpr int SIMT_FEATURES = 32, SIMT_TOKENS = 16, SIMT_EACH = 4, SIMT_K = 32;
-constexpr int SIMT_THREADS = SIMT_FEATURES * SIMT_TOKENS / SIMT_EACH;
-
-template <int ROWS, class T, class RowAt>
-DEVICE void copy_rows(float (&to)[ROWS][SIMT_K + 1], int k, int K, RowAt row_at) {
-  for (int i = threadIdx.x; i < ROWS * SIMT_K; i += SIMT_THREADS) {
-    const T* row = row_at(i / SIMT_K);
-    const int column = k + i % SIMT_K;
-    to[i / SIMT_K][i % SIMT_K] = row != nullptr && column < K ? to_f32(row[column]) : 0.0f;
-  }
-}
-
-// sums[m][t]: products of rows of MATRICES weights with four visits, k ascending. `weight_at(m, feature)` and
-// `input_at(place)` point to rows, or are null.
-template <int MATRICES, class X, class W, class WeightAt, class InputAt>
-DEVICE void multiply_simt(float (&sums)[MATRICES][SIMT_EACH], const ExpertTile& tile, int K, WeightAt weight_at,
-                          InputAt input_at) {
-  SMEM(float, weights, [MATRICES][SIMT_FEATURES][SIMT_K + 1]);
-  SMEM(float, inputs, [SIMT_TOKENS][SIMT_K + 1]);
-  const int feature = threadIdx.x % SIMT_FEATURES, token = threadIdx.x / SIMT_FEATURES * SIMT_EACH;
-  for (int k = 0; k < K; k += SIMT_K) {
-#pragma unroll
-    for (int m = 0; m < MATRICES; m++) {
-      copy_rows<SIMT_FEATURES, W>(weights[m], k, K,
-                                  [&](int row) { return weight_at(m, blockIdx.x * SIMT_FEATURES + row); });
-    }
-    copy_rows<SIMT_TOKENS, X>(inputs, k, K, [&](int row) {
-      return tile.first + row < tile.end ? input_at(tile.first + row) : nullptr;
-    });
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < SIMT_K; i++)
-#pragma unroll
-      for (int m = 0; m < MATRICES; m++)
-#pragma unroll
-        for (int t = 0; t < SIMT_EACH; t++) {
-          sums[m][t] = fmaf(weights[m][feature][i], inputs[token + t][i], sums[m][t]);
-        }
-    __syncthreads();
-  }
-}
-
-// Grid [I / 32, tiles].
+// Without tensor cores. Grid [I / 32, tiles].
 template <class X, class W>
 DEVICE void gate_up_simt(const GateUp<X>& to, const X* x, const W* gate_up, const ExpertTile* tiles,
                          const MoeShape& shape) {
@@ -211,14 +169,19 @@ DEVICE void gate_up_simt(const GateUp<X>& to, const X* x, const W* gate_up, cons
   const uint32_t H = shape.hidden, I = shape.intermediate;
   const W* weights = gate_up + (size_t)tile.expert * 2 * I * H;
   float sums[2][SIMT_EACH] = {};
-  multiply_simt<2, X, W>(
-      sums, tile, H,
-      [&](uint32_t m, uint32_t i) { return i < I ? weights + (size_t)(m * I + i) * H : nullptr; },
-      [&](uint32_t place) { return x + (size_t)(to.pairs[place] / shape.chosen) * H; });
-  const uint32_t i = blockIdx.x * SIMT_FEATURES + threadIdx.x % SIMT_FEATURES;
+  const auto weight_at = [&](uint32_t m, uint32_t row) {
+    const uint32_t i = blockIdx.x * SIMT_FEATURES + row;
+    return i < I ? weights + (size_t)(m * I + i) * H : nullptr;
+  };
+  const auto input_at = [&](uint32_t row) {
+    const uint32_t place = tile.first + row;
+    return place < tile.end ? x + (size_t)(to.pairs[place] / shape.chosen) * H : nullptr;
+  };
+  multiply_simt<2, X, W>(sums, H, weight_at, input_at);
+  const uint32_t i = blockIdx.x * SIMT_FEATURES + simt_feature();
 #pragma unroll
   for (int t = 0; t < SIMT_EACH; t++) {
-    const uint32_t place = tile.first + threadIdx.x / SIMT_FEATURES * SIMT_EACH + t;
+    const uint32_t place = tile.first + simt_token() + t;
     if (i < I && place < tile.end) to.store(shape, tile.expert, place, i, sums[0][t], sums[1][t]);
   }
 }
@@ -232,13 +195,18 @@ DEVICE void down_simt(const Down& to, const X* activated, const W* down, const E
   const uint32_t H = shape.hidden, I = shape.intermediate;
   const W* weights = down + (size_t)tile.expert * H * I;
   float sums[1][SIMT_EACH] = {};
-  multiply_simt<1, X, W>(
-      sums, tile, I, [&](uint32_t, uint32_t i) { return i < H ? weights + (size_t)i * I : nullptr; },
-      [&](uint32_t place) { return activated + (size_t)place * I; });
-  const uint32_t i = blockIdx.x * SIMT_FEATURES + threadIdx.x % SIMT_FEATURES;
+  const auto weight_at = [&](uint32_t, uint32_t row) {
+    const uint32_t i = blockIdx.x * SIMT_FEATURES + row;
+    return i < H ? weights + (size_t)i * I : nullptr;
+  };
+  const auto input_at = [&](uint32_t row) {
+    return tile.first + row < tile.end ? activated + (size_t)(tile.first + row) * I : nullptr;
+  };
+  multiply_simt<1, X, W>(sums, I, weight_at, input_at);
+  const uint32_t i = blockIdx.x * SIMT_FEATURES + simt_feature();
 #pragma unroll
   for (int t = 0; t < SIMT_EACH; t++) {
-    const uint32_t place = tile.first + threadIdx.x / SIMT_FEATURES * SIMT_EACH + t;
+    const uint32_t place = tile.first + simt_token() + t;
     if (i < H && place < tile.end) to.store(shape, tile.expert, place, i, sums[0][t]);
   }
 }

@@ -85,24 +85,6 @@ DEVICE void load_scores(Fragments<Shape::SPAN / 8>& scores, const float* shared)
     }
 }
 
-// Keeps a split of rows that see more than one.
-template <class Shape>
-DEVICE void store_partials(const Attention<bf16>& a, const Query (&rows)[2], const Softmax (&part)[2],
-                           const Fragments<Shape::COLUMNS>& sums) {
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    if (rows[half].in_one_split() || !rows[half].reaches(blockIdx.z)) continue;
-    float* partial = partial_of(a, rows[half], blockIdx.z);
-    if (warp_id() == 0 && lane_id() % 4 == 0) partial[0] = part[half].max, partial[1] = part[half].sum;
-#pragma unroll
-    for (int c = 0; c < Shape::COLUMNS; c++) {
-      const uint32_t column = (warp_id() * Shape::COLUMNS + c) * 8 + lane_id() % 4 * 2;
-      const Pack<float, 2> pair = {sums.at[c][2 * half], sums.at[c][2 * half + 1]};
-      if (column < a.head_dim) store_pack(partial + 2 + column, pair);
-    }
-  }
-}
-
 template <class Shape>
 DEVICE void attend(const Attention<bf16>& a) {
   constexpr int SPANS = SPLIT / Shape::SPAN, KEYS = Shape::SPAN / 8, COLUMNS = Shape::COLUMNS;
@@ -158,7 +140,7 @@ DEVICE void attend(const Attention<bf16>& a) {
     if ((span + 1) % SPANS == 0 || span == last) {
       part[0].sum = warp_sum<4>(part[0].sum);
       part[1].sum = warp_sum<4>(part[1].sum);
-      if (a.splits > 1) store_partials<Shape>(a, rows, part, sums);
+      if (a.splits > 1) store_partials(a, rows, part, sums, warp * 8 * COLUMNS);
       merge_split(total, total_sums, part, sums);
     }
   }
@@ -234,7 +216,7 @@ DEVICE void add_plain(float (&sums)[PLAIN_COLUMNS][PLAIN_QUERIES], const PlainMe
 #pragma unroll
   for (int c = 0; c < PLAIN_COLUMNS; c++) {
     const uint32_t column = threadIdx.x + c * PLAIN_THREADS;
-    if (column >= a.head_dim) continue;
+    if (column >= a.value_dim) continue;
 #pragma unroll
     for (int i = 0; i < PLAIN_QUERIES; i++) sums[c][i] *= shared.factors[i];
 #pragma unroll 4
@@ -313,7 +295,7 @@ DEVICE void attend_plain(const Attention<T>& a) {
 #pragma unroll
       for (int i = 0; i < PLAIN_QUERIES; i++) {
         const Query query(a, tile, blockIdx.y, i);
-        if (a.splits > 1 && column < a.head_dim && query.reaches(blockIdx.z) && !query.in_one_split()) {
+        if (a.splits > 1 && column < a.value_dim && query.reaches(blockIdx.z) && !query.in_one_split()) {
           partial_of(a, query, blockIdx.z)[2 + column] = sums[c][i];
         }
         total_sums[c][i] = shared.merges[i](total_sums[c][i], sums[c][i]);
@@ -333,9 +315,10 @@ DEVICE void attend_plain(const Attention<T>& a) {
 #pragma unroll
     for (int i = 0; i < PLAIN_QUERIES; i++) {
       const Query query(a, tile, blockIdx.y, i);
-      if (column >= a.head_dim || !query.present) continue;
+      if (column >= a.value_dim || !query.present) continue;
       if (a.splits > 1 && !(query.in_one_split() && query.reaches(blockIdx.z))) continue;
-      a.out[query.index * a.head_dim + column] = from_f32<T>(normalized(total_sums[c][i], shared.factors[i]));
+      const float out = normalized(total_sums[c][i], shared.factors[i]);
+      a.out[query.index * a.value_dim + column] = from_f32<T>(out);
     }
   }
 }
@@ -358,7 +341,7 @@ DEVICE void combine(const Attention<T>& a) {
   const uint32_t position = a.context_lens[sequence] - (a.cu_seqlens_q[sequence + 1] - row);
   const uint32_t first = a.first_visible(position) / SPLIT, last = position / SPLIT;
   if (first == last) return;
-  const size_t index = (size_t)row * a.heads + head, width = 2 + a.head_dim;
+  const size_t index = (size_t)row * a.heads + head, width = 2 + a.value_dim;
   Softmax total;
   float sums[PLAIN_COLUMNS] = {};
 #pragma unroll 4
@@ -368,14 +351,14 @@ DEVICE void combine(const Attention<T>& a) {
 #pragma unroll
     for (int c = 0; c < PLAIN_COLUMNS; c++) {
       const uint32_t column = threadIdx.x + c * PLAIN_THREADS;
-      if (column < a.head_dim) sums[c] = both(sums[c], partial[2 + column]);
+      if (column < a.value_dim) sums[c] = both(sums[c], partial[2 + column]);
     }
   }
   const float factor = normalizer(a, total, head);
 #pragma unroll
   for (int c = 0; c < PLAIN_COLUMNS; c++) {
     const uint32_t column = threadIdx.x + c * PLAIN_THREADS;
-    if (column < a.head_dim) a.out[index * a.head_dim + column] = from_f32<T>(normalized(sums[c], factor));
+    if (column < a.value_dim) a.out[index * a.value_dim + column] = from_f32<T>(normalized(sums[c], factor));
   }
 }
 

@@ -6,6 +6,7 @@ mod cuda;
 mod tests;
 
 pub use cuda::attention_scratch_bytes;
+pub(super) use cuda::{BLOCK_RING_BYTES, Sizes, Variant, attend};
 
 use super::{check::Check, qkv_rope_cache::HeadShape};
 use crate::{DType, Device, Result, View, ViewMut};

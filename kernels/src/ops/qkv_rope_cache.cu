@@ -2,6 +2,7 @@
 // rotation, all in registers; keys and values go to their slots.
 #include "../cuh/any_floats.cuh"
 #include "../cuh/reduce.cuh"
+#include "../cuh/rotation.cuh"
 
 constexpr int HEADS = 4;                    // of a thread block, one per warp
 constexpr int PAIRS = 512 / 2 / WARP_SIZE;  // of a lane, at most
@@ -18,25 +19,6 @@ struct HeadsShape {
   uint32_t norm, norm_after_rope;          // norm: 0, NORM_HEAD or NORM_ALL_HEADS
   int q_weight_type, k_weight_type;
   float eps;
-};
-
-// One row's angles, and which elements they pair up. Elements beyond the rotating ones are pairs of neighbours.
-struct Rotation {
-  const float *cos, *sin;  // [half]
-  uint32_t half, interleaved;
-
-  __device__ __forceinline__ uint32_t first(uint32_t pair) const {
-    return interleaved || pair >= half ? 2 * pair : pair;
-  }
-  __device__ __forceinline__ uint32_t second(uint32_t pair) const {
-    return interleaved || pair >= half ? 2 * pair + 1 : pair + half;
-  }
-  __device__ __forceinline__ void rotate(float& a, float& b, uint32_t pair) const {
-    if (pair >= half) return;
-    const float x = a, y = b;
-    a = x * cos[pair] - y * sin[pair];
-    b = y * cos[pair] + x * sin[pair];
-  }
 };
 
 // The sum of squares over all heads of q or k, for a norm that spans them; the whole thread block takes part.

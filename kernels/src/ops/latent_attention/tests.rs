@@ -11,7 +11,7 @@ use crate::{
 
 const EPS: f32 = 1e-3;
 const SCALE: f32 = 0.2;
-const POSITIONS: usize = 200;
+const POSITIONS: usize = 540;
 
 /// Sequences through all four ops of latent attention. Elements of a head without position, rotated, of a latent, and
 /// of a value.
@@ -38,10 +38,11 @@ struct Case<W> {
 const LENGTHS: [(usize, usize); 4] = [(1, 1), (5, 5), (40, 140), (1, 130)];
 
 impl<W: Rounded + Weight<Input: Rounded>> Case<W> {
-    fn new(heads: usize, [nope, rope, latent, value]: [usize; 4], block_size: usize) -> Case<W> {
+    fn new(heads: usize, sizes: [usize; 4], block_size: usize, lengths: &[(usize, usize)]) -> Case<W> {
+        let [nope, rope, latent, value] = sizes;
         let mut random = Random::new(20);
         let mut of_each = |width: usize| -> Vec<Vec<f32>> {
-            LENGTHS.iter().map(|&(_, context)| random.floats(context * width, 2.0)).collect()
+            lengths.iter().map(|&(_, context)| random.floats(context * width, 2.0)).collect()
         };
         let (q, kv) = (of_each(heads * (nope + rope)), of_each(latent + rope));
         let angles = random.floats(POSITIONS * rope / 2, 9.0);
@@ -52,7 +53,7 @@ impl<W: Rounded + Weight<Input: Rounded>> Case<W> {
             latent,
             value,
             block_size,
-            lengths: LENGTHS.to_vec(),
+            lengths: lengths.to_vec(),
             q,
             kv,
             norm: random.floats(latent, 1.0),
@@ -206,7 +207,7 @@ impl<W: Rounded + Weight<Input: Rounded>> Case<W> {
         let expected = self.expected();
         let width = self.heads * self.value;
         let mut first: Option<(String, Vec<f32>)> = None;
-        for device in devices() {
+        for device in every_device() {
             let found = self.run(&device, &all);
             assert_close(&found, &expected, tolerance, "latent attention");
             match &first {
@@ -236,9 +237,28 @@ fn table<'a>(cos: &'a Tensor, sin: &'a Tensor) -> RopeTable<'a> {
 
 #[test]
 fn the_four_ops_are_latent_attention_and_no_row_depends_on_another() {
-    Case::<f32>::new(3, [12, 6, 20, 10], 16).check(1e-5);
-    Case::<f16>::new(5, [16, 8, 40, 24], 32).check(1e-5);
-    Case::<bf16>::new(4, [32, 16, 64, 32], 16).check(0.06);
+    Case::<f32>::new(3, [12, 6, 20, 10], 16, &LENGTHS).check(1e-5);
+    Case::<f16>::new(5, [16, 8, 40, 24], 32, &LENGTHS).check(1e-5);
+    Case::<bf16>::new(4, [32, 16, 64, 32], 16, &LENGTHS).check(0.06);
+}
+
+#[test]
+fn contexts_of_several_splits() {
+    let lengths = [(70, 300), (3, 520)];
+    Case::<f32>::new(2, [6, 4, 10, 6], 16, &lengths).check(1e-5);
+    Case::<bf16>::new(3, [24, 8, 40, 16], 16, &lengths).check(0.06);
+}
+
+#[test]
+fn the_sizes_of_published_models() {
+    // Outputs are up to 16, whose neighbours in bf16 are 1/16 away.
+    Case::<bf16>::new(1, [128, 64, 512, 128], 16, &[(2, 3), (7, 40)]).check(0.25);
+}
+
+/// On a GPU such rows do not go through the tensor cores.
+#[test]
+fn bf16_rows_that_are_no_whole_vectors() {
+    Case::<bf16>::new(3, [12, 6, 20, 10], 16, &LENGTHS).check(0.06);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use crate::{
 
 /// Positions whose softmax is worked out together, as in `cuh/attention.cuh`.
 const SPLIT: usize = 256;
+/// Block table entries of two splits, in shared memory.
+pub(in crate::ops) const BLOCK_RING_BYTES: u32 = 4 * 2 * SPLIT as u32 / 16;
 /// Bytes that partial results may take; where they need more, thread blocks walk all splits themselves.
 const PARTIAL_BYTES: usize = 128 << 20;
 
@@ -32,6 +34,7 @@ struct Shape {
     heads: u32,
     kv_heads: u32,
     head_dim: u32,
+    value_dim: u32,
     block_shift: u32,
     splits: u32,
     window: u32,
@@ -42,31 +45,34 @@ struct Shape {
 }
 
 /// A kernel, and what a thread block of it takes.
-struct Variant {
-    name: &'static str,
-    combine: &'static str,
-    queries: usize,
-    threads: u32,
-    shared_bytes: u32,
+pub(in crate::ops) struct Variant {
+    pub(in crate::ops) name: &'static str,
+    pub(in crate::ops) combine: &'static str,
+    pub(in crate::ops) queries: usize,
+    pub(in crate::ops) threads: u32,
+    pub(in crate::ops) shared_bytes: u32,
 }
 
 impl Variant {
     fn of(dtype: DType, head_dim: usize) -> Variant {
-        let combine = match dtype {
-            DType::F32 => "paged_attention_combine_f32",
-            _ => "paged_attention_combine_bf16",
-        };
         // The tensor cores want rows of whole 16-byte chunks.
-        let name = match head_dim {
-            _ if dtype == DType::F32 => "paged_attention_plain_f32",
-            _ if !head_dim.is_multiple_of(8) => "paged_attention_plain_bf16",
-            ..=32 => return Variant::mma("paged_attention_mma32_bf16", 32, 64, 2, 4),
-            33..=64 => return Variant::mma("paged_attention_mma64_bf16", 64, 64, 2, 4),
-            65..=96 => return Variant::mma("paged_attention_mma96_bf16", 96, 64, 2, 4),
-            97..=128 => return Variant::mma("paged_attention_mma128_bf16", 128, 64, 2, 4),
-            129..=192 => return Variant::mma("paged_attention_mma192_bf16", 192, 64, 1, 4),
-            193..=256 => return Variant::mma("paged_attention_mma256_bf16", 256, 64, 1, 4),
-            _ => return Variant::mma("paged_attention_mma512_bf16", 512, 32, 1, 8),
+        match head_dim {
+            _ if dtype == DType::F32 || !head_dim.is_multiple_of(8) => Variant::plain(dtype),
+            ..=32 => Variant::mma("paged_attention_mma32_bf16", 32, 64, 2, 4),
+            33..=64 => Variant::mma("paged_attention_mma64_bf16", 64, 64, 2, 4),
+            65..=96 => Variant::mma("paged_attention_mma96_bf16", 96, 64, 2, 4),
+            97..=128 => Variant::mma("paged_attention_mma128_bf16", 128, 64, 2, 4),
+            129..=192 => Variant::mma("paged_attention_mma192_bf16", 192, 64, 1, 4),
+            193..=256 => Variant::mma("paged_attention_mma256_bf16", 256, 64, 1, 4),
+            _ => Variant::mma("paged_attention_mma512_bf16", 512, 32, 1, 8),
+        }
+    }
+
+    /// The kernel without tensor cores, for any size.
+    pub(in crate::ops) fn plain(dtype: DType) -> Variant {
+        let (name, combine) = match dtype {
+            DType::F32 => ("paged_attention_plain_f32", "paged_attention_combine_f32"),
+            _ => ("paged_attention_plain_bf16", "paged_attention_combine_bf16"),
         };
         Variant { name, combine, queries: 8, threads: 128, shared_bytes: 0 }
     }
@@ -75,8 +81,7 @@ impl Variant {
     fn mma(name: &'static str, dim: u32, span: u32, stages: u32, warps: u32) -> Variant {
         let (row, queries) = (2 * (dim + 8), 16);
         let scores = 4 * queries * (span + 8);
-        let blocks = 4 * 2 * SPLIT as u32 / 16;
-        let shared_bytes = row * (queries + 2 * stages * span) + scores + blocks;
+        let shared_bytes = row * (queries + 2 * stages * span) + scores + BLOCK_RING_BYTES;
         let combine = "paged_attention_combine_bf16";
         Variant { name, combine, queries: queries as usize, threads: 32 * warps, shared_bytes }
     }
@@ -85,7 +90,7 @@ impl Variant {
 pub(super) fn paged_attention(
     gpu: &CudaDevice,
     check: Check,
-    mut out: ViewMut<'_>,
+    out: ViewMut<'_>,
     q: View<'_>,
     cache: KvCache<'_>,
     sequences: PagedSequences<'_>,
@@ -93,11 +98,37 @@ pub(super) fn paged_attention(
 ) -> Result<()> {
     let [rows, heads, head_dim] = check.dims("q", &q)?;
     let [_, kv_heads, block_size, _] = check.dims("cache.k", &cache.k)?;
+    let of_heads = HeadShape { heads, kv_heads, head_dim, block_size };
+    let sizes = Sizes { rows, of_heads, value_dim: head_dim };
+    attend(gpu, check, Variant::of(q.dtype(), head_dim), sizes, out, q, cache, sequences, params)
+}
+
+/// Sizes of an attention: the values are the first `value_dim` elements of their slots.
+pub(in crate::ops) struct Sizes {
+    pub(in crate::ops) rows: usize,
+    pub(in crate::ops) of_heads: HeadShape,
+    pub(in crate::ops) value_dim: usize,
+}
+
+/// Launches `variant`, and what merges the splits where each has a thread block.
+#[allow(clippy::too_many_arguments)] // One per tensor, as in every op.
+pub(in crate::ops) fn attend(
+    gpu: &CudaDevice,
+    check: Check,
+    variant: Variant,
+    sizes: Sizes,
+    mut out: ViewMut<'_>,
+    q: View<'_>,
+    cache: KvCache<'_>,
+    sequences: PagedSequences<'_>,
+    params: AttentionParams<'_>,
+) -> Result<()> {
+    let Sizes { rows, of_heads, value_dim } = sizes;
+    let HeadShape { heads, kv_heads, head_dim, block_size } = of_heads;
     let [count, table_width] = check.dims("block_tables", &sequences.block_tables)?;
-    let variant = Variant::of(q.dtype(), head_dim);
     let tiles = rows * (heads / kv_heads) / variant.queries + count;
     let mut splits = (table_width * block_size).div_ceil(SPLIT);
-    let bytes = partial_bytes(rows, heads, head_dim, splits);
+    let bytes = partial_bytes(rows, heads, value_dim, splits);
     // Bits do not depend on this choice.
     if tiles * kv_heads >= 4 * gpu.multiprocessors() as usize || bytes > PARTIAL_BYTES {
         splits = 1;
@@ -109,7 +140,8 @@ pub(super) fn paged_attention(
         heads: heads as u32,
         kv_heads: kv_heads as u32,
         head_dim: head_dim as u32,
-        block_shift: HeadShape { heads, kv_heads, head_dim, block_size }.block_shift(check)?,
+        value_dim: value_dim as u32,
+        block_shift: of_heads.block_shift(check)?,
         splits: splits as u32,
         window: match params.mask {
             AttentionMask::Sliding { window } => limit(window),
