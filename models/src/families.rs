@@ -66,6 +66,7 @@ const FAMILIES: &[(&str, ReadConfig)] = &[
     ("Gemma3ForConditionalGeneration", gemma::read_3_multimodal),
     ("Glm4ForCausalLM", glm::read_0414),
     ("Glm4MoeForCausalLM", glm::read_moe),
+    ("Glm4MoeLiteForCausalLM", glm::read_moe_lite),
     ("GlmForCausalLM", glm::read),
     ("GptOssForCausalLM", gpt_oss::read),
     ("Grok1ForCausalLM", grok::read_2),

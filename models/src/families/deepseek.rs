@@ -32,39 +32,69 @@ pub(super) fn read_v2(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames),
         }
     };
     let router = Router { groups, scale: routed_scale(config)?, ..SOFTMAX };
-    read(config, MoeSpec { router, ..moe }, RopeLayout::Interleaved, 0)
+    let variant = Variant {
+        norm_eps: DEFAULTS.norm_eps,
+        rope_layout: RopeLayout::Interleaved,
+        moe: MoeSpec { router, ..moe },
+        sparse_layers: sparse_layers(config)?,
+        extra_layers: 0,
+    };
+    read(config, variant)
 }
 
 /// DeepSeek V3.
 pub(super) fn read_v3(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadError> {
-    let layout = match config.flag("rope_interleave", true)? {
+    read_like_v3(config, DEFAULTS.norm_eps, sparse_layers(config)?)
+}
+
+/// A family that differs from V3 in its layers and in what it assumes about its norms.
+pub(super) fn read_like_v3(
+    config: &ConfigJson,
+    norm_eps: f64,
+    sparse_layers: Vec<bool>,
+) -> Result<(DecoderSpec, TensorNames), LoadError> {
+    let rope_layout = match config.flag("rope_interleave", true)? {
         true => RopeLayout::Interleaved,
         false => RopeLayout::HalfSplit,
     };
-    read(config, experts_v3(config)?, layout, 1)
+    let moe = experts_v3(config)?;
+    read(config, Variant { norm_eps, rope_layout, moe, sparse_layers, extra_layers: 1 })
 }
 
-fn read(
-    config: &ConfigJson,
-    moe: MoeSpec,
+/// What sets these families apart.
+struct Variant {
+    /// Epsilon of the norms where config.json is silent.
+    norm_eps: f64,
     rope_layout: RopeLayout,
+    moe: MoeSpec,
+    /// Which layers have experts.
+    sparse_layers: Vec<bool>,
+    /// Layers for multi-token prediction where config.json is silent.
     extra_layers: usize,
-) -> Result<(DecoderSpec, TensorNames), LoadError> {
+}
+
+/// Which layers have experts: every so many, after the first ones.
+fn sparse_layers(config: &ConfigJson) -> Result<Vec<bool>, LoadError> {
+    let num_layers = config.count("num_hidden_layers", MAX_LAYERS)?;
+    let first = config.index_or("first_k_dense_replace", MAX_LAYERS, 0)?;
+    let interval = config.optional_count("moe_layer_freq", MAX_LAYERS)?.unwrap_or(1);
+    Ok((0..num_layers).map(|index| index >= first && index.is_multiple_of(interval)).collect())
+}
+
+fn read(config: &ConfigJson, variant: Variant) -> Result<(DecoderSpec, TensorNames), LoadError> {
+    let Variant { norm_eps, rope_layout, moe, sparse_layers, extra_layers } = variant;
     for key in ["attention_bias", "mlp_bias"] {
         if config.flag(key, false)? {
             return Err(config.error(key, "true is not supported for this architecture"));
         }
     }
-    let mut base = Base::without_rope(config, &Defaults { rope_layout, head_dim: Some(2), ..DEFAULTS })?;
+    let defaults = Defaults { norm_eps, rope_layout, head_dim: Some(2), ..DEFAULTS };
+    let mut base = Base::without_rope(config, &defaults)?;
     let attention = attention(config, &mut base, rope_layout)?;
     let (sparse, dense) = (FfnSpec::Moe(moe), ffn::dense(config, false)?);
-    let first_sparse = config.index_or("first_k_dense_replace", MAX_LAYERS, 0)?;
-    let interval = config.optional_count("moe_layer_freq", MAX_LAYERS)?.unwrap_or(1);
-    let layers = (0..base.num_layers)
-        .map(|index| {
-            let is_sparse = index >= first_sparse && index.is_multiple_of(interval);
-            layer(attention.clone(), if is_sparse { sparse.clone() } else { dense.clone() })
-        })
+    let layers = sparse_layers
+        .into_iter()
+        .map(|is_sparse| layer(attention.clone(), if is_sparse { sparse.clone() } else { dense.clone() }))
         .collect();
     let extra_layers = config.index_or("num_nextn_predict_layers", MAX_LAYERS, extra_layers)?;
     Ok((base.decoder(layers), TensorNames { qkv: QkvNames::LATENT, extra_layers, ..TensorNames::LLAMA }))

@@ -1,4 +1,5 @@
-//! Zhipu's GLM-4 (9B in the `-hf` layout), GLM-4-0414 and GLM-4.5 to 4.7: half of every head rotates.
+//! Zhipu's GLM-4 (9B in the `-hf` layout), GLM-4-0414 and GLM-4.5 to 4.7: half of every head rotates. GLM-4.7-Flash has
+//! DeepSeek V3's attention and experts instead.
 
 use mosu_kernels::ops::RopeLayout;
 
@@ -56,4 +57,11 @@ pub(super) fn read_moe(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames)
         .collect();
     let extra_layers = config.index_or("num_nextn_predict_layers", MAX_LAYERS, 1)?;
     Ok((base.decoder(layers), TensorNames { extra_layers, ..TensorNames::LLAMA }))
+}
+
+/// GLM-4.7-Flash.
+pub(super) fn read_moe_lite(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadError> {
+    let num_layers = config.count("num_hidden_layers", MAX_LAYERS)?;
+    let num_dense = config.index_or("first_k_dense_replace", MAX_LAYERS, 1)?;
+    deepseek::read_like_v3(config, 1e-5, ffn::sparse_layers(config, num_layers, num_dense)?)
 }

@@ -80,6 +80,7 @@ pub const EXACT: &[&str] = &[
     "glm4",
     "glm4_0414",
     "glm4_5",
+    "glm4_7_flash",
     "gpt2",
     "gpt_oss",
     "grok1",
