@@ -339,36 +339,6 @@ fn doctor_tells_why_a_model_does_not_run() {
     assert!(report["model_error"].as_str().unwrap().contains("cuda"));
 }
 
-/// The program with the simulated CUDA device in place of a driver.
-fn mosu_on_simulated_gpu(args: &[&str], variables: &[(&str, &str)]) -> Option<Output> {
-    let library = cusim::library_dir();
-    if !library.join("libcuda.so").exists() {
-        return None; // It is built on x86-64 Linux only.
-    }
-    let mut command = mosu(args);
-    command.env("LD_LIBRARY_PATH", library).envs(variables.iter().copied());
-    Some(command.output().unwrap())
-}
-
-#[test]
-fn doctor_describes_a_gpu_and_says_why_one_cannot_be_used() {
-    let Some(output) = mosu_on_simulated_gpu(&["doctor", "--json"], &[]) else { return };
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let device = &report["devices"][1];
-    assert_eq!((&device["name"], &device["usable"]), (&"cuda:0".into(), &true.into()), "{report}");
-    assert!(device["gpu"]["memory_bytes"].as_u64() > Some(0), "{report}");
-    for (variable, value, reason) in [
-        ("CUSIM_DEVICES", "0", "finds no GPU"),
-        ("CUSIM_DRIVER", "12040", "the NVIDIA driver is for CUDA 12.4, the kernels need 13.0"),
-        ("CUSIM_CAPABILITY", "7.5", "compute capability 7.5, the kernels need 8.0"),
-    ] {
-        let output = mosu_on_simulated_gpu(&["run", "--device", "cuda", "hi"], &[(variable, value)]).unwrap();
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(4), "{said}");
-        assert!(said.contains(reason), "{said}");
-    }
-}
-
 #[test]
 fn bench_gives_medians_and_shares() {
     let tiny = ["bench", "--prompt-tokens", "16", "--output-tokens", "64", "--batch", "1,3", "--repeat", "2"];

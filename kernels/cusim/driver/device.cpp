@@ -100,6 +100,7 @@ using namespace driver;
 API cuInit(unsigned flags) {
   Lock lock(mutex);
   if (flags) return INVALID_VALUE;
+  if (const auto failed = static_cast<Result>(number_from("CUSIM_INIT_RESULT", SUCCESS))) return failed;
   settings.devices = static_cast<int>(number_from("CUSIM_DEVICES", 1));
   if (settings.devices == 0) return NO_DEVICE;
   if (settings.initialized) return SUCCESS;

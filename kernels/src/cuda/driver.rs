@@ -83,7 +83,8 @@ macro_rules! driver {
             fn find() -> Result<Driver, String> {
                 // SAFETY: what loading NVIDIA's library runs is its own affair; every CUDA program does it.
                 if !unsafe { sys::is_culib_present() } {
-                    return Err("the NVIDIA driver's library (libcuda) was not found; install the driver".into());
+                    let reason = "the NVIDIA driver's library (libcuda) was not found or does not load; install the driver";
+                    return Err(reason.into());
                 }
                 // SAFETY: as above, and the library is there, without which this would panic.
                 let library = unsafe { sys::culib() };
