@@ -11,7 +11,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use half::bf16;
 use mosu_benches::{Linears, QWEN3_0_6B, Random};
 use mosu_kernels::{
-    DType, Device, Result, Tensor, View, limits,
+    Allocator, DType, Device, Result, Tensor, View, limits,
     ops::{
         Activation, AttentionMask, AttentionParams, Expert, Experts, Glu, KvCache, Linear, LinearPart,
         MoeWorkspace, PagedSequences, WeighExperts, moe, paged_attention,
@@ -157,8 +157,15 @@ fn mixture_of_experts(bench: &mut Bench<'_>) -> Result<()> {
         Experts::new((0..experts).map(|_| expert()).collect::<Result<_>>()?)
     };
     let layers = [layer()?, layer()?];
-    let mut workspace =
-        MoeWorkspace::new(&bench.device, 512, chosen, hidden, intermediate, experts, DType::BF16)?;
+    let mut workspace = MoeWorkspace::new(
+        &Allocator::new(&bench.device),
+        512,
+        chosen,
+        hidden,
+        intermediate,
+        experts,
+        DType::BF16,
+    )?;
     let x = random.bf16([512, hidden])?;
     let mut out = Tensor::zeros([512, hidden], DType::F32)?;
     let ids: Vec<u32> = (0..512 * chosen).map(|i| (i * 7 % experts) as u32).collect();

@@ -7,7 +7,7 @@ use std::{num::NonZeroUsize, time::Instant};
 
 use mosu_benches::Random;
 use mosu_kernels::{
-    DType, Device, Result, Tensor, View, limits,
+    Allocator, DType, Device, Result, Tensor, View, limits,
     ops::{Activation, Expert, Experts, Glu, Linear, LinearPart, MoeWorkspace, WeighExperts, moe},
 };
 
@@ -22,8 +22,15 @@ fn main() -> Result<()> {
     let device = Device::cpu(NonZeroUsize::new(threads));
     let mut random = Random::new(7);
     let experts = Experts::new((0..EXPERTS).map(|_| expert(&mut random)).collect::<Result<_>>()?)?;
-    let mut workspace =
-        MoeWorkspace::new(&device, MAX_ROWS, CHOSEN, HIDDEN, INTERMEDIATE, EXPERTS, DType::BF16)?;
+    let mut workspace = MoeWorkspace::new(
+        &Allocator::new(&device),
+        MAX_ROWS,
+        CHOSEN,
+        HIDDEN,
+        INTERMEDIATE,
+        EXPERTS,
+        DType::BF16,
+    )?;
     let x = random.bf16([MAX_ROWS, HIDDEN])?;
     let weights = vec![0.125f32; MAX_ROWS * CHOSEN];
     let mut out = Tensor::zeros([MAX_ROWS, HIDDEN], DType::F32)?;

@@ -21,4 +21,4 @@ pub use device::{CpuDevice, Device};
 pub use dtype::{DType, Element};
 pub use error::{KernelError, Result};
 pub use fetch::Fetch;
-pub use tensor::{Bytes, Shape, Tensor, View, ViewMut};
+pub use tensor::{Allocator, Bytes, Shape, Tensor, View, ViewMut};

@@ -88,5 +88,7 @@ pub use rope::{RopeLayout, RopeTable};
 pub use route::{
     ExpertGroups, GroupRank, Renormalize, Router, RouterLogits, RouterScore, RouterTables, route,
 };
-pub use sample::{NO_TOKEN, SampleParams, SampleRow, SampleWorkspace, SeenToken, sample};
-pub use take_tokens::take_tokens;
+pub use sample::{
+    NO_TOKEN, SampleParams, SampleRow, SampleWorkspace, SeenToken, sample, sample_scratch_bytes,
+};
+pub use take_tokens::{take_tokens, take_tokens_scratch_bytes};

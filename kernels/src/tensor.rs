@@ -8,9 +8,11 @@ use memmap2::{Mmap, MmapMut};
 
 use crate::{DType, Device, Element, KernelError, Result, cuda::CudaBuffer};
 
+mod allocator;
 mod shape;
 mod view;
 
+pub use allocator::Allocator;
 pub use shape::Shape;
 use view::{Data, DataMut};
 pub use view::{View, ViewMut};
@@ -45,6 +47,8 @@ enum Storage {
     Owned(MmapMut),
     /// Device memory of our own.
     Cuda(CudaBuffer),
+    /// None: see [`Tensor::planned`].
+    Planned,
 }
 
 /// A tensor: contiguous, row-major. Weights share their file's bytes or lie on a GPU; workspace and caches own theirs.
@@ -103,6 +107,21 @@ impl Tensor {
         Ok(Tensor { storage: Storage::Cuda(buffer), shape, dtype })
     }
 
+    /// A tensor without elements, for plans: only its shape and type mean anything.
+    ///
+    /// # Errors
+    /// When its size overflows.
+    pub fn planned(shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        let shape = shape.into();
+        checked_bytes(shape, dtype)?;
+        Ok(Tensor { storage: Storage::Planned, shape, dtype })
+    }
+
+    /// It has no elements.
+    pub fn is_planned(&self) -> bool {
+        matches!(self.storage, Storage::Planned)
+    }
+
     /// A writable tensor that holds a copy of `data`, in host memory.
     ///
     /// # Errors
@@ -146,6 +165,18 @@ impl Tensor {
         }
     }
 
+    /// Goes from host memory to where the memory of `to` is; on the processor it stays as it is.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_device`].
+    pub fn move_to(&mut self, to: &Allocator<'_>) -> Result<()> {
+        match to.device() {
+            Device::Cpu(_) => to.add(self.size_in_bytes() as u64),
+            Device::Cuda(_) => *self = to.concatenated(self.shape, &[self])?,
+        }
+        Ok(())
+    }
+
     /// On a GPU, a tensor of shape `shape` that holds the elements of host tensors of one type, one after another.
     pub(crate) fn concatenated(device: &Device, shape: Shape, parts: &[&Tensor]) -> Result<Tensor> {
         let argument = |reason: &str| KernelError::Argument { op: "to_device", reason: reason.into() };
@@ -155,7 +186,7 @@ impl Tensor {
         let mut to = target.view().cuda_ptr().ok_or_else(|| argument("the target lies in host memory"))?;
         let mut left = target.size_in_bytes();
         for part in parts {
-            let bytes = part.host_bytes().ok_or_else(|| argument("a tensor lies in device memory"))?;
+            let bytes = part.host_bytes().ok_or_else(|| argument("a tensor does not lie in host memory"))?;
             left = left.checked_sub(bytes.len()).ok_or_else(|| argument("the parts are too large"))?;
             gpu.write(to, bytes)?;
             to = to.offset(bytes.len());
@@ -181,12 +212,12 @@ impl Tensor {
         self.shape.elements() * self.dtype.size()
     }
 
-    /// The bytes; `None` in device memory.
+    /// The bytes; `None` where none lie in host memory.
     fn host_bytes(&self) -> Option<&[u8]> {
         let bytes = match &self.storage {
             Storage::Shared { bytes, offset } => &bytes.as_slice()[*offset..],
             Storage::Owned(buffer) => buffer,
-            Storage::Cuda(_) => return None,
+            Storage::Cuda(_) | Storage::Planned => return None,
         };
         Some(&bytes[..self.size_in_bytes()])
     }
@@ -195,6 +226,7 @@ impl Tensor {
     pub fn view(&self) -> View<'_> {
         let data = match &self.storage {
             Storage::Cuda(buffer) => Data::cuda(buffer.address()),
+            Storage::Planned => Data::Planned,
             _ => Data::Host(self.host_bytes().unwrap_or_default()),
         };
         View { data, shape: self.shape, dtype: self.dtype }
@@ -215,6 +247,7 @@ impl Tensor {
                     reason: "the tensor lies in read-only memory".into(),
                 });
             }
+            Storage::Planned => return Err(view::only_planned("Tensor::view_mut")),
         };
         Ok(ViewMut { data, shape: self.shape, dtype: self.dtype })
     }

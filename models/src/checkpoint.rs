@@ -23,7 +23,7 @@ use crate::{
     LoadError, demo,
     safetensors_header::{self, Entry},
     source::{MAX_CONFIG_BYTES, ModelSource, open_regular},
-    weights::{TensorSource, bytes_mut},
+    weights::{Pass, TensorSource, bytes_mut},
 };
 
 const SINGLE: &str = "model.safetensors";
@@ -39,6 +39,7 @@ pub(crate) struct Checkpoint {
     tensors: HashMap<String, Stored>,
     /// The type that packed floats are unpacked to: bf16 where there are others of it.
     unpacked: DType,
+    pass: Pass,
 }
 
 struct Shard {
@@ -134,7 +135,7 @@ impl Checkpoint {
         let mut entries = tensors.values().flat_map(|stored| &stored.places);
         let has_bf16 = entries.any(|(_, entry)| entry.dtype == Dtype::BF16);
         let unpacked = if has_bf16 { DType::BF16 } else { DType::F32 };
-        Ok(Checkpoint { file, shards, tensors, unpacked })
+        Ok(Checkpoint { file, shards, tensors, unpacked, pass: Pass::Load })
     }
 
     /// Fails unless the index is right about a tensor.
@@ -145,22 +146,6 @@ impl Checkpoint {
             return Ok(());
         }
         Err(LoadError::checkpoint(&self.file, Some(tensor), format!("said to be in {shard}, but is not")))
-    }
-
-    /// Fails if a tensor is left over that `is_ignored` does not know. Returns the names of those it knows, in order.
-    pub fn finish(self, is_ignored: impl Fn(&str) -> bool) -> Result<Vec<String>, LoadError> {
-        let left = self.tensors.into_iter().filter(|(_, stored)| !stored.claimed);
-        let (mut ignored, mut unknown): (Vec<_>, Vec<_>) = left.partition(|(name, _)| is_ignored(name));
-        unknown.sort_by(|(a, _), (b, _)| a.cmp(b));
-        if let Some((name, stored)) = unknown.first() {
-            let others = unknown.len() - 1;
-            let others = if others > 0 { format!(" (and {others} more)") } else { String::new() };
-            let message = format!("has no place in the model that config.json describes{others}");
-            let file = stored.shard(&self.shards).map_or(&self.file, |shard| &shard.file);
-            return Err(LoadError::checkpoint(file, Some(name), message));
-        }
-        ignored.sort_by(|(a, _), (b, _)| a.cmp(b));
-        Ok(ignored.into_iter().map(|(name, _)| name).collect())
     }
 
     /// The tensor's places, which from now on are claimed.
@@ -207,10 +192,11 @@ impl Checkpoint {
         };
         let blocks = [rows.div_ceil(FP8_BLOCK), columns.div_ceil(FP8_BLOCK)];
         let scales = self.claim(&format!("{name}_scale_inv"), Shape::new(blocks))?;
-        let mut tensor = Tensor::zeros(shape, dtype)?;
-        let (values, block) = (&bytes.as_slice()[range], [FP8_BLOCK; 2]);
-        convert::fp8_e4m3(tensor.view_mut()?, values, scales.view(), block)?;
-        Ok(tensor)
+        let fill = |tensor: &mut Tensor| {
+            let (values, block) = (&bytes.as_slice()[range], [FP8_BLOCK; 2]);
+            convert::fp8_e4m3(tensor.view_mut()?, values, scales.view(), block)
+        };
+        Ok(self.pass.filled(shape, dtype, fill)?)
     }
 }
 
@@ -226,6 +212,29 @@ fn check_shape(shard: &Shard, entry: &Entry, shape: &[usize]) -> Result<(), Load
 }
 
 impl TensorSource for Checkpoint {
+    fn begin(&mut self, pass: Pass) {
+        self.pass = pass;
+        self.tensors.values_mut().for_each(|stored| stored.claimed = false);
+        if pass == Pass::Load {
+            self.shards.iter().for_each(|shard| start_reading(&shard.bytes));
+        }
+    }
+
+    fn left_over(&self, is_ignored: &dyn Fn(&str) -> bool) -> Result<Vec<String>, LoadError> {
+        let left = self.tensors.iter().filter(|(_, stored)| !stored.claimed);
+        let (mut ignored, mut unknown): (Vec<_>, Vec<_>) = left.partition(|(name, _)| is_ignored(name));
+        unknown.sort_by_key(|(name, _)| *name);
+        if let Some((name, stored)) = unknown.first() {
+            let others = unknown.len() - 1;
+            let others = if others > 0 { format!(" (and {others} more)") } else { String::new() };
+            let message = format!("has no place in the model that config.json describes{others}");
+            let file = stored.shard(&self.shards).map_or(&self.file, |shard| &shard.file);
+            return Err(LoadError::checkpoint(file, Some(name), message));
+        }
+        ignored.sort_by_key(|(name, _)| *name);
+        Ok(ignored.into_iter().map(|(name, _)| name.clone()).collect())
+    }
+
     fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -235,11 +244,12 @@ impl TensorSource for Checkpoint {
         if self.tensors.get(name).is_some_and(of_fp8) {
             return self.claim_fp8(name, shape);
         }
+        let pass = self.pass;
         let places = self.take(name, shape.dims())?;
         if let &[(shard, entry)] = &places[..] {
             check_shape(shard, entry, shape.dims())?;
             let dtype = float(shard, entry)?;
-            return Ok(in_place_or_copied(&shard.bytes, entry.start, shape, dtype)?);
+            return Ok(pass.in_place_or_copied(&shard.bytes, entry.start, shape, dtype)?);
         }
         let shapes: Vec<&[usize]> = places.iter().map(|(_, entry)| entry.shape.as_slice()).collect();
         let cut = pieces::cut_dimension(&shapes, shape.dims());
@@ -249,9 +259,12 @@ impl TensorSource for Checkpoint {
             let message = format!("its pieces {shapes:?} do not make the {shape} that config.json implies");
             return Err(LoadError::checkpoint(&self.file, Some(name), message));
         };
+        if pass == Pass::Plan {
+            return Ok(Tensor::planned(shape, dtypes[0])?);
+        }
         let piece = |((shard, entry), dtype): (&(&Shard, &Entry), &DType)| match entry.shape[..] {
-            [n] => in_place_or_copied(&shard.bytes, entry.start, Shape::new([n]), *dtype),
-            [n, k] => in_place_or_copied(&shard.bytes, entry.start, Shape::new([n, k]), *dtype),
+            [n] => pass.in_place_or_copied(&shard.bytes, entry.start, Shape::new([n]), *dtype),
+            [n, k] => pass.in_place_or_copied(&shard.bytes, entry.start, Shape::new([n, k]), *dtype),
             _ => Tensor::zeros([0], *dtype),
         };
         let pieces: Vec<Tensor> = places.iter().zip(&dtypes).map(piece).collect::<Result<_, _>>()?;
@@ -259,12 +272,14 @@ impl TensorSource for Checkpoint {
     }
 
     fn claim_stack(&mut self, name: &str, count: usize, piece: Shape) -> Result<Vec<Tensor>, LoadError> {
+        let pass = self.pass;
         let shape: Vec<usize> = [count].iter().chain(piece.dims()).copied().collect();
         let (shard, entry) = self.take_whole(name, &shape)?;
         let dtype = float(shard, entry)?;
         let piece_bytes = entry.len / count;
         let start = |index| entry.start + index * piece_bytes;
-        let pieces = (0..count).map(|index| in_place_or_copied(&shard.bytes, start(index), piece, dtype));
+        let pieces =
+            (0..count).map(|index| pass.in_place_or_copied(&shard.bytes, start(index), piece, dtype));
         Ok(pieces.collect::<Result<_, _>>()?)
     }
 
@@ -274,7 +289,7 @@ impl TensorSource for Checkpoint {
         count: usize,
         [rows, columns]: [usize; 2],
     ) -> Result<Vec<Tensor>, LoadError> {
-        let (dtype, blocks) = (self.unpacked, columns / MXFP4_BLOCK);
+        let (pass, dtype, blocks) = (self.pass, self.unpacked, columns / MXFP4_BLOCK);
         let (of_scales, scales) = self.take_bytes(&format!("{name}_scales"), &[count, rows, blocks])?;
         let shape = [count, rows, blocks, MXFP4_BLOCK / 2];
         let (of_blocks, blocks) = self.take_bytes(&format!("{name}_blocks"), &shape)?;
@@ -283,9 +298,8 @@ impl TensorSource for Checkpoint {
         let unpack = |index: usize| {
             let blocks = &blocks[index * block_bytes..][..block_bytes];
             let scales = &scales[index * scale_bytes..][..scale_bytes];
-            let mut tensor = Tensor::zeros([rows, columns], dtype)?;
-            convert::mxfp4(tensor.view_mut()?, blocks, scales)?;
-            Ok(tensor)
+            let fill = |tensor: &mut Tensor| convert::mxfp4(tensor.view_mut()?, blocks, scales);
+            Ok(pass.filled([rows, columns].into(), dtype, fill)?)
         };
         (0..count).map(unpack).collect()
     }
@@ -373,21 +387,40 @@ fn float(shard: &Shard, entry: &Entry) -> Result<DType, LoadError> {
     }
 }
 
-/// The tensor at byte `start` in place; a copy only where the file does not align its elements.
-fn in_place_or_copied(
-    bytes: &Bytes,
-    start: usize,
-    shape: Shape,
-    dtype: DType,
-) -> Result<Tensor, KernelError> {
-    let data = &bytes.as_slice()[start..];
-    if (data.as_ptr() as usize).is_multiple_of(dtype.size()) {
-        return Tensor::from_bytes(bytes.clone(), start, shape, dtype);
+impl Pass {
+    /// The tensor that `fill` fills, in a pass for use.
+    fn filled(
+        self,
+        shape: Shape,
+        dtype: DType,
+        fill: impl FnOnce(&mut Tensor) -> Result<(), KernelError>,
+    ) -> Result<Tensor, KernelError> {
+        if self == Pass::Plan {
+            return Tensor::planned(shape, dtype);
+        }
+        let mut tensor = Tensor::zeros(shape, dtype)?;
+        fill(&mut tensor)?;
+        Ok(tensor)
     }
-    let mut tensor = Tensor::zeros(shape, dtype)?;
-    let len = tensor.size_in_bytes();
-    bytes_mut(&mut tensor)?.copy_from_slice(&data[..len]);
-    Ok(tensor)
+
+    /// The tensor at byte `start` in place; a copy only where the file does not align its elements.
+    fn in_place_or_copied(
+        self,
+        bytes: &Bytes,
+        start: usize,
+        shape: Shape,
+        dtype: DType,
+    ) -> Result<Tensor, KernelError> {
+        let data = &bytes.as_slice()[start..];
+        if self == Pass::Load && (data.as_ptr() as usize).is_multiple_of(dtype.size()) {
+            return Tensor::from_bytes(bytes.clone(), start, shape, dtype);
+        }
+        self.filled(shape, dtype, |tensor| {
+            let tensor = bytes_mut(tensor)?;
+            tensor.copy_from_slice(&data[..tensor.len()]);
+            Ok(())
+        })
+    }
 }
 
 /// Maps a file into memory; `None` when there is none.
@@ -396,10 +429,15 @@ fn map(path: &Path) -> Result<Option<Bytes>, LoadError> {
     // SAFETY: the map is only ever read. Whoever truncates a model's file while it is in use ends the program, as
     // with any other program that maps its data; nothing else is assumed of the bytes than that they are bytes.
     let map = unsafe { Mmap::map(&file) }.map_err(|error| LoadError::io(path, error))?;
-    // Advice only: start reading a file that is not in the page cache yet.
-    #[cfg(unix)]
-    let _ = map.advise(memmap2::Advice::WillNeed);
     Ok(Some(Bytes::Mapped(Arc::new(map))))
+}
+
+/// Advice only: a file that is not in the page cache yet will be needed.
+fn start_reading(bytes: &Bytes) {
+    #[cfg(unix)]
+    if let Bytes::Mapped(map) = bytes {
+        let _ = map.advise(memmap2::Advice::WillNeed);
+    }
 }
 
 fn is_plain_file_name(name: &str) -> bool {

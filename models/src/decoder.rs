@@ -7,15 +7,14 @@
 mod attention;
 
 use half::{bf16, f16};
-use mosu_kernels::{DType, Device, Result, View, ViewMut, ops};
+use mosu_kernels::{Allocator, DType, Device, Result, View, ViewMut, ops};
 
 use crate::{
     DecoderSpec, EmbeddingSpec, FfnActivation, HeadSpec,
     inputs::Inputs,
     kv_cache::KvBlocks,
-    plan::MemoryPlan,
+    plan::{MemoryPlan, spare_blocks},
     position_tables::PositionTables,
-    recorded::SPARE_BLOCKS,
     weights::{DecoderWeights, FfnWeights, LayerWeights, NetworkWeights, NormWeights},
     workspace::{Scratch, Workspace},
 };
@@ -33,18 +32,19 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// Takes weights and workspace, and makes the tables by position and the KV blocks that `plan` says.
+    /// Puts beside the weights what the plan says: tables by position, KV blocks and steps of `max_rows` rows, all in
+    /// the memory of `to`.
     pub fn new(
-        device: Device,
+        to: &Allocator<'_>,
         spec: DecoderSpec,
         weights: DecoderWeights,
-        workspace: Workspace,
         plan: &MemoryPlan,
+        max_rows: usize,
     ) -> Result<Decoder> {
-        let tables = PositionTables::new(&device, &spec, plan.max_model_len)?;
-        // Recorded steps fill up with rows that need KV blocks of their own.
-        let spare = if let Device::Cuda(_) = device { SPARE_BLOCKS } else { 0 };
-        let cache = KvBlocks::new(&device, &spec, weights.dtype().compute(), plan.num_blocks + spare)?;
+        let (device, compute) = (to.device().clone(), weights.dtype().compute());
+        let tables = PositionTables::new(to, &spec, plan.max_model_len)?;
+        let cache = KvBlocks::new(to, &spec, compute, plan.num_kv_blocks + spare_blocks(&device))?;
+        let workspace = Workspace::new(to, &spec, compute, max_rows)?;
         Ok(Decoder { device, spec, weights, tables, cache, workspace, decoded: false })
     }
 

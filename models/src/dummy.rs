@@ -7,8 +7,8 @@ use mosu_kernels::{DType, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::{
-    DecoderSpec, LoadError, memory,
-    weights::{TensorSource, bytes_mut},
+    DecoderSpec, LoadError,
+    weights::{Pass, TensorSource, bytes_mut},
 };
 
 /// Bytes that one task fills.
@@ -19,33 +19,36 @@ pub(crate) struct DummyWeights {
     config: PathBuf,
     dtype: DType,
     totals: (usize, u64),
+    pass: Pass,
 }
 
 impl DummyWeights {
     /// A generator for `spec`, in the type that config.json names (bf16 if it names none).
-    ///
-    /// # Errors
-    /// When the weights would not fit the memory.
-    pub fn new(config: &Path, spec: &DecoderSpec) -> Result<DummyWeights, LoadError> {
+    pub fn new(config: &Path, spec: &DecoderSpec) -> DummyWeights {
         let dtype = spec.dtype.unwrap_or(DType::BF16);
-        let parameters = spec.parameters().unwrap_or(u64::MAX);
-        let needed = parameters.saturating_mul(dtype.size() as u64);
-        let available = memory::available_to_host();
-        if needed > available {
-            let remedy = "choose a smaller shape, or fewer layers (num_hidden_layers)".into();
-            return Err(LoadError::Memory { what: "the random weights", needed, available, remedy });
-        }
-        Ok(DummyWeights { config: config.into(), dtype, totals: (spec.tensors(), needed) })
+        let bytes = spec.parameters().unwrap_or(u64::MAX).saturating_mul(dtype.size() as u64);
+        DummyWeights { config: config.into(), dtype, totals: (spec.tensors(), bytes), pass: Pass::Load }
     }
 }
 
 impl TensorSource for DummyWeights {
+    fn begin(&mut self, pass: Pass) {
+        self.pass = pass;
+    }
+
+    fn left_over(&self, _is_ignored: &dyn Fn(&str) -> bool) -> Result<Vec<String>, LoadError> {
+        Ok(Vec::new())
+    }
+
     fn contains(&self, _name: &str) -> bool {
         false
     }
 
     /// Norms are 1 and biases 0; matrices are random and small, so that activations stay finite through any depth.
     fn claim(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
+        if self.pass == Pass::Plan {
+            return Ok(Tensor::planned(shape, self.dtype)?);
+        }
         let mut tensor = Tensor::zeros(shape, self.dtype)?;
         let bits = Bits::of(self.dtype);
         match shape.dims() {
@@ -139,7 +142,7 @@ mod tests {
     use super::*;
 
     fn claim(dtype: DType, name: &str, shape: Shape) -> Vec<f32> {
-        let mut source = DummyWeights { config: PathBuf::new(), dtype, totals: (0, 0) };
+        let mut source = DummyWeights { config: PathBuf::new(), dtype, totals: (0, 0), pass: Pass::Load };
         let tensor = source.claim(name, shape).unwrap();
         match dtype {
             DType::BF16 => tensor.as_slice::<bf16>().unwrap().iter().map(|x| x.to_f32()).collect(),

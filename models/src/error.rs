@@ -7,6 +7,8 @@ use std::{
 
 use mosu_kernels::KernelError;
 
+use crate::MemoryPlan;
+
 /// Why a model, its tokenizer or its chat template could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -82,18 +84,22 @@ pub enum LoadError {
     },
     /// The model needs more memory than there is.
     #[error(
-        "{what} needs {} but {} are available: {} are missing; {remedy}",
+        "{what} needs {} on {device}, where {} are free: {} are missing; {remedy}{plan}",
         Size(*needed), Size(*available), Size(needed.saturating_sub(*available))
     )]
     Memory {
         /// What needs it.
         what: &'static str,
+        /// Whose memory.
+        device: String,
         /// Bytes needed.
         needed: u64,
         /// Bytes there are.
         available: u64,
-        /// What would help, with numbers where they are known.
+        /// What would fit, and what else would help.
         remedy: String,
+        /// All shares of the memory, as they were asked for.
+        plan: Box<MemoryPlan>,
     },
     /// The options contradict the model.
     #[error("{option}: {message}")]
@@ -109,7 +115,7 @@ pub enum LoadError {
 }
 
 /// Bytes as people read them.
-struct Size(u64);
+pub(crate) struct Size(pub u64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,12 +2,7 @@
 
 use mosu_kernels::{DType, Device};
 
-use crate::{
-    DecoderSpec, ModelOptions,
-    end_tokens::EndTokens,
-    kv_cache::BLOCK_SIZE,
-    plan::{FixedMemory, MemoryPlan},
-};
+use crate::{DecoderSpec, ModelOptions, end_tokens::EndTokens, kv_cache::BLOCK_SIZE, plan::MemoryPlan};
 
 /// Facts about a loaded model.
 #[derive(Clone, Debug)]
@@ -34,6 +29,8 @@ pub struct ModelInfo {
     pub kv_bytes_per_token: u64,
     /// Bytes of activations, planned at load.
     pub workspace_bytes: u64,
+    /// All shares of the device's memory.
+    pub memory: MemoryPlan,
     /// KV blocks.
     pub num_kv_blocks: usize,
     /// Tokens per KV block.
@@ -61,7 +58,6 @@ impl ModelInfo {
         spec: &DecoderSpec,
         dtype: DType,
         options: &ModelOptions,
-        memory: FixedMemory,
         plan: &MemoryPlan,
         ends: EndTokens,
     ) -> ModelInfo {
@@ -73,12 +69,13 @@ impl ModelInfo {
             device: describe(&options.device),
             parameters: spec.parameters().unwrap_or(u64::MAX),
             active_parameters,
-            weight_bytes: memory.weights,
+            weight_bytes: plan.weights,
             active_weight_bytes: active_parameters.saturating_mul(dtype.size() as u64),
-            kv_cache_bytes: plan.kv_cache_bytes,
+            kv_cache_bytes: plan.kv_cache,
             kv_bytes_per_token: (spec.kv_elements_per_token() * dtype.compute().size()) as u64,
-            workspace_bytes: memory.workspace,
-            num_kv_blocks: plan.num_blocks,
+            workspace_bytes: plan.workspace,
+            memory: plan.clone(),
+            num_kv_blocks: plan.num_kv_blocks,
             block_size: BLOCK_SIZE,
             max_model_len: plan.max_model_len,
             max_batch_tokens: options.max_batch_tokens,

@@ -1,7 +1,7 @@
 //! A batch's arrays where the device reads them: in buffers that stay in place, so that recorded launches find them.
 
 use mosu_kernels::{
-    DType, Device, KernelError, Result, Tensor, View,
+    Allocator, DType, Device, KernelError, Result, Tensor, View,
     ops::{self, PagedSequences},
 };
 
@@ -38,12 +38,12 @@ pub(crate) struct InputBuffers {
 }
 
 impl InputBuffers {
-    /// Memory for steps of `max_rows` rows and block tables of `table_entries` KV blocks in all.
+    /// Memory of `to` for steps of `max_rows` rows and block tables of `table_entries` KV blocks in all.
     ///
     /// # Errors
     /// When memory is short.
-    pub fn new(device: &Device, max_rows: usize, table_entries: usize) -> Result<InputBuffers> {
-        let zeros = |n: usize| Tensor::zeros_on(device, [n], DType::U32);
+    pub fn new(to: &Allocator<'_>, max_rows: usize, table_entries: usize) -> Result<InputBuffers> {
+        let zeros = |n: usize| to.zeros([n], DType::U32);
         Ok(InputBuffers {
             token_ids: zeros(max_rows)?,
             positions: zeros(max_rows)?,

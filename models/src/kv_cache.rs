@@ -2,7 +2,7 @@
 //! one KV block of one head is contiguous. Latent attention has one row per token instead, `[num_blocks, BLOCK_SIZE, R]`.
 
 use mosu_kernels::{
-    DType, Device, KernelError, Tensor,
+    Allocator, DType, KernelError, Tensor,
     ops::{KvCache, KvCacheMut},
 };
 
@@ -22,9 +22,9 @@ enum LayerCache {
 }
 
 impl KvBlocks {
-    /// `num_blocks` KV blocks in every layer, in the memory of `device`.
+    /// `num_blocks` KV blocks in every layer, in the memory of `to`.
     pub fn new(
-        device: &Device,
+        to: &Allocator<'_>,
         spec: &DecoderSpec,
         dtype: DType,
         num_blocks: usize,
@@ -32,10 +32,10 @@ impl KvBlocks {
         let layer = |attention: &AttentionSpec| {
             if let Some(kv) = attention.latent_kv {
                 let shape = [num_blocks, BLOCK_SIZE, attention.latent_row(kv)];
-                return Ok(LayerCache::Latents(Tensor::zeros_on(device, shape, dtype)?));
+                return Ok(LayerCache::Latents(to.zeros(shape, dtype)?));
             }
             let shape = [num_blocks, attention.num_kv_heads, BLOCK_SIZE, attention.head_dim];
-            let zeros = || Tensor::zeros_on(device, shape, dtype);
+            let zeros = || to.zeros(shape, dtype);
             Ok(LayerCache::KeysAndValues { k: zeros()?, v: zeros()? })
         };
         let layers = spec.layers.iter().map(|spec| layer(&spec.attention)).collect::<Result<_, _>>()?;

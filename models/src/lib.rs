@@ -49,6 +49,7 @@ pub use mosu_kernels::{
         RopeLayout, Router, RouterLogits, RouterScore, SampleParams, SeenToken, TokenLogprobs, WeighExperts,
     },
 };
+pub use plan::MemoryPlan;
 pub use source::ModelSource;
 pub use spec::{
     AttentionSpec, DecoderSpec, DenseSpec, EmbeddingSpec, FfnActivation, FfnSpec, HeadSpec, LatentSpec,

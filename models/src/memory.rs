@@ -8,25 +8,39 @@ use mosu_kernels::{Device, Result};
 /// by itself.
 const UNKNOWN: u64 = 64 << 30;
 
-/// Most of a GPU's memory that is left to its driver, for launches, recorded graphs and kernels' own stacks.
-const LEFT_TO_DRIVER: u64 = 256 << 20;
+/// Most of a GPU's memory that is left to its driver: recorded graphs, launch queues and its own rounding. All that the
+/// model itself takes is planned.
+const LEFT_TO_DRIVER: u64 = 128 << 20;
 
-/// Bytes that `device` can still give.
-///
-/// # Errors
-/// When a GPU does not answer.
-pub(crate) fn available(device: &Device) -> Result<u64> {
-    match device {
-        Device::Cpu(_) => Ok(available_to_host()),
-        Device::Cuda(gpu) => {
-            let (free, total) = gpu.memory()?;
-            Ok(free.saturating_sub(LEFT_TO_DRIVER.min(total / 16)))
+/// What a device says of its memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    /// Bytes of it, where it says so.
+    pub total: Option<u64>,
+    /// Bytes that nobody has.
+    pub free: u64,
+    /// Bytes of these that a GPU's driver keeps.
+    pub driver: u64,
+}
+
+impl Memory {
+    /// That of `device`.
+    ///
+    /// # Errors
+    /// When a GPU does not answer.
+    pub fn of(device: &Device) -> Result<Memory> {
+        match device {
+            Device::Cpu(_) => Ok(Memory { total: None, free: available_to_host(), driver: 0 }),
+            Device::Cuda(gpu) => {
+                let (free, total) = gpu.memory()?;
+                Ok(Memory { total: Some(total), free, driver: LEFT_TO_DRIVER.min(total / 16) })
+            }
         }
     }
 }
 
 /// Bytes that can be allocated without swapping: what Linux calls available, within the control group's limit.
-pub(crate) fn available_to_host() -> u64 {
+fn available_to_host() -> u64 {
     let machine = read("/proc/meminfo").and_then(|text| in_meminfo(&text));
     let group = in_group("/sys/fs/cgroup");
     machine.into_iter().chain(group).min().unwrap_or(UNKNOWN)

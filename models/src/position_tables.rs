@@ -1,7 +1,7 @@
 //! What a decoder reads by position or by head and no file holds: rotations, factors of the scores, slopes of ALiBi.
 //! All are made at load, for every position up to the longest sequence.
 
-use mosu_kernels::{Device, KernelError, Tensor, View, ops::RopeTable};
+use mosu_kernels::{Allocator, DType, KernelError, Tensor, View, ops::RopeTable};
 
 use crate::{AttentionSpec, DecoderSpec, LayerSpec, Temperature, rope::RopeTables};
 
@@ -13,17 +13,24 @@ pub(crate) struct PositionTables {
 }
 
 impl PositionTables {
-    /// Tables for positions `0..positions`, in the memory of `device`.
-    pub fn new(device: &Device, spec: &DecoderSpec, positions: usize) -> Result<PositionTables, KernelError> {
+    /// Tables for positions `0..positions`, in the memory of `to`.
+    pub fn new(
+        to: &Allocator<'_>,
+        spec: &DecoderSpec,
+        positions: usize,
+    ) -> Result<PositionTables, KernelError> {
         let factors = |temperature: &Temperature| {
-            let factors: Vec<f32> = (0..positions).map(|position| temperature.at(position)).collect();
-            Tensor::from_slice([positions], &factors)?.to_device(device)
+            to.filled([positions], DType::F32, || {
+                let factors: Vec<f32> = (0..positions).map(|position| temperature.at(position)).collect();
+                Tensor::from_slice([positions], &factors)
+            })
         };
-        let slopes =
-            |&num_heads: &usize| Tensor::from_slice([num_heads], &alibi_slopes(num_heads))?.to_device(device);
+        let slopes = |&num_heads: &usize| {
+            to.filled([num_heads], DType::F32, || Tensor::from_slice([num_heads], &alibi_slopes(num_heads)))
+        };
         let heads = |attention: &AttentionSpec| attention.alibi.then_some(attention.num_heads);
         Ok(PositionTables {
-            rope: RopeTables::new(device, spec.layers.iter().map(|layer| &layer.attention), positions)?,
+            rope: RopeTables::new(to, spec.layers.iter().map(|layer| &layer.attention), positions)?,
             temperatures: Shared::new(&spec.layers, |attention| attention.temperature, factors)?,
             alibi: Shared::new(&spec.layers, heads, slopes)?,
         })

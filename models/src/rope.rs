@@ -2,7 +2,7 @@
 
 use std::f64::consts::TAU;
 
-use mosu_kernels::{DType, Device, KernelError, Tensor, ops::RopeTable};
+use mosu_kernels::{Allocator, DType, KernelError, Tensor, ops::RopeTable};
 use rayon::prelude::*;
 
 use crate::{AttentionSpec, RopeScaling, RopeSpec};
@@ -18,9 +18,9 @@ pub(crate) struct RopeTables {
 }
 
 impl RopeTables {
-    /// Tables for positions `0..positions` of these layers, in the memory of `device`.
+    /// Tables for positions `0..positions` of these layers, in the memory of `to`.
     pub fn new<'a>(
-        device: &Device,
+        to: &Allocator<'_>,
         layers: impl Iterator<Item = &'a AttentionSpec>,
         positions: usize,
     ) -> Result<RopeTables, KernelError> {
@@ -33,7 +33,7 @@ impl RopeTables {
             let known = rope.tables.iter().position(|table| table.spec == *spec);
             rope.of_layer.push(known.or(Some(rope.tables.len())));
             if known.is_none() {
-                rope.tables.push(Table::new(device, spec, positions)?);
+                rope.tables.push(Table::new(to, spec, positions)?);
             }
         }
         Ok(rope)
@@ -54,26 +54,29 @@ struct Table {
 }
 
 impl Table {
-    fn new(device: &Device, spec: &RopeSpec, positions: usize) -> Result<Table, KernelError> {
-        let (frequencies, factor) = (frequencies(spec, positions), amplitude(spec, positions));
-        let width = frequencies.len();
-        let mut cos = Tensor::zeros([positions, width], DType::F32)?;
-        let mut sin = Tensor::zeros([positions, width], DType::F32)?;
-        let chunk = POSITIONS_PER_TASK * width;
-        let cos_chunks = cos.as_mut_slice::<f32>()?.par_chunks_mut(chunk);
-        let sin_chunks = sin.as_mut_slice::<f32>()?.par_chunks_mut(chunk);
-        cos_chunks.zip(sin_chunks).enumerate().for_each(|(task, (cos, sin))| {
-            let rows = cos.chunks_mut(width).zip(sin.chunks_mut(width));
-            for (position, (cos, sin)) in (task * POSITIONS_PER_TASK..).zip(rows) {
-                for (i, frequency) in frequencies.iter().enumerate() {
-                    let (s, c) = (position as f64 * frequency).sin_cos();
-                    cos[i] = (c * factor) as f32;
-                    sin[i] = (s * factor) as f32;
-                }
-            }
-        });
-        Ok(Table { spec: spec.clone(), cos: cos.to_device(device)?, sin: sin.to_device(device)? })
+    fn new(to: &Allocator<'_>, spec: &RopeSpec, positions: usize) -> Result<Table, KernelError> {
+        let table = |of_angle: fn(f64) -> f64| {
+            let make = || rotations(spec, positions, of_angle);
+            to.filled([positions, spec.rotary_dim / 2], DType::F32, make)
+        };
+        Ok(Table { spec: spec.clone(), cos: table(f64::cos)?, sin: table(f64::sin)? })
     }
+}
+
+/// `of_angle(position * frequency)`, `[positions, rotary_dim / 2]`.
+fn rotations(spec: &RopeSpec, positions: usize, of_angle: fn(f64) -> f64) -> Result<Tensor, KernelError> {
+    let (frequencies, factor) = (frequencies(spec, positions), amplitude(spec, positions));
+    let width = frequencies.len();
+    let mut table = Tensor::zeros([positions, width], DType::F32)?;
+    let tasks = table.as_mut_slice::<f32>()?.par_chunks_mut(POSITIONS_PER_TASK * width.max(1));
+    tasks.enumerate().for_each(|(task, rows)| {
+        for (position, row) in (task * POSITIONS_PER_TASK..).zip(rows.chunks_mut(width)) {
+            for (value, frequency) in row.iter_mut().zip(&frequencies) {
+                *value = (of_angle(position as f64 * frequency) * factor) as f32;
+            }
+        }
+    });
+    Ok(table)
 }
 
 /// The multiplier of cos and sin where the longest sequence has `positions` tokens.
@@ -142,7 +145,7 @@ fn blend(scaled: f64, original: f64, kept: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use mosu_kernels::ops::RopeLayout;
+    use mosu_kernels::{Device, ops::RopeLayout};
 
     use super::*;
 
@@ -184,7 +187,7 @@ mod tests {
         let scaled = frequencies(&spec, 300);
         assert_close(scaled[0], 1.0);
         assert_close(scaled[63], 1e6_f64.powf(-126.0 / 128.0) / 4.0);
-        let tables = Table::new(&Device::cpu(None), &spec, 300).unwrap();
+        let tables = Table::new(&Allocator::new(&Device::cpu(None)), &spec, 300).unwrap();
         let cos = tables.cos.as_slice::<f32>().unwrap();
         assert_eq!(cos[0], 1.138_629, "cos 0 carries the attention factor");
         assert_close(f64::from(cos[299 * 64]), f64::from((299.0_f64.cos() * 1.138_629) as f32));

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, mem};
 
 use mosu_kernels::{
-    DType, Device, Fetch, Result as DeviceResult, Tensor, View,
+    Allocator, DType, Device, Fetch, Result as DeviceResult, Tensor, View,
     ops::{self, LogprobRow, LogprobTarget, NO_TOKEN, SampleRow, SampleWorkspace, TokenLogprobs},
 };
 
@@ -39,8 +39,8 @@ struct Drawn {
 }
 
 impl Drawn {
-    fn new(device: &Device, max_rows: usize) -> DeviceResult<Drawn> {
-        Ok(Drawn { tokens: Tensor::zeros_on(device, [max_rows], DType::U32)?, count: 0 })
+    fn new(to: &Allocator<'_>, max_rows: usize) -> DeviceResult<Drawn> {
+        Ok(Drawn { tokens: to.zeros([max_rows], DType::U32)?, count: 0 })
     }
 
     fn view(&self) -> DeviceResult<View<'_>> {
@@ -63,28 +63,22 @@ struct Expected {
 }
 
 impl Sampler {
-    /// For steps of at most `max_rows` draws from `vocab_size` logits.
+    /// In the memory of `to`, for steps of at most `max_rows` draws from `vocab_size` logits.
     ///
     /// # Errors
     /// When memory is short.
-    pub fn new(device: &Device, vocab_size: usize, max_rows: usize) -> DeviceResult<Sampler> {
+    pub fn new(to: &Allocator<'_>, vocab_size: usize, max_rows: usize) -> DeviceResult<Sampler> {
         let row = LogprobRow { row: 0, target: LogprobTarget::Token(0), top: USUAL_TOP };
-        let new_step = |_| Ok(Step { rows: Vec::new(), results: Fetch::new(device)? });
+        let new_step = |_| Ok(Step { rows: Vec::new(), results: Fetch::new(to.device())? });
         Ok(Sampler {
-            workspace: SampleWorkspace::new(device, vocab_size)?,
+            workspace: SampleWorkspace::new(to, vocab_size)?,
             vocab_size,
-            drawn: Drawn::new(device, max_rows)?,
-            before: Drawn::new(device, max_rows)?,
-            reports: Tensor::zeros_on(device, [LOGIT_ROWS * row.words(vocab_size)], DType::U32)?,
+            drawn: Drawn::new(to, max_rows)?,
+            before: Drawn::new(to, max_rows)?,
+            reports: to.zeros([LOGIT_ROWS * row.words(vocab_size)], DType::U32)?,
             in_flight: VecDeque::new(),
             spare: (0..MOST_IN_FLIGHT).map(new_step).collect::<DeviceResult<_>>()?,
         })
-    }
-
-    /// Its size in bytes.
-    pub fn bytes(&self) -> usize {
-        let drawn = [&self.drawn, &self.before].map(|drawn| drawn.tokens.size_in_bytes());
-        self.workspace.bytes() + drawn.iter().sum::<usize>() + self.reports.size_in_bytes()
     }
 
     /// u32 `[D]`: the tokens that the last step drew, in the order of its logit rows.

@@ -9,15 +9,31 @@ mod placement;
 use std::path::Path;
 
 use mosu_kernels::{
-    DType, Shape, Tensor, View,
+    Allocator, DType, Shape, Tensor, View,
     ops::{Experts, Linear, Norm, NormKind, RouterTables},
 };
 
 use crate::{DecoderSpec, FfnActivation, LoadError, LoadProgress, MoeSpec, tensor_names::TensorNames};
 pub(crate) use layout::{bytes, bytes_mut};
 
+/// What tensors are claimed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// To learn their sizes: they have no elements.
+    Plan,
+    /// To be used.
+    Load,
+}
+
 /// Where tensors come from: a checkpoint's files, or a generator of random ones.
 pub(crate) trait TensorSource {
+    /// Begins a pass, in which every tensor can be claimed once.
+    fn begin(&mut self, pass: Pass);
+
+    /// Fails if a tensor was left over in this pass that `is_ignored` does not know. Returns the names of those it
+    /// knows, in order.
+    fn left_over(&self, is_ignored: &dyn Fn(&str) -> bool) -> Result<Vec<String>, LoadError>;
+
     /// Whether there is a tensor of that name.
     fn contains(&self, name: &str) -> bool;
 
@@ -51,8 +67,6 @@ pub(crate) struct DecoderWeights {
     pub final_norm: NormWeights,
     /// `[V, H]`, unless tied.
     untied_head: Option<Linear>,
-    /// Size of everything as it was claimed.
-    bytes: u64,
 }
 
 impl DecoderWeights {
@@ -64,11 +78,6 @@ impl DecoderWeights {
     /// Element type of the matrices.
     pub fn dtype(&self) -> DType {
         self.embedding.dtype()
-    }
-
-    /// Size of all weights.
-    pub fn size_in_bytes(&self) -> u64 {
-        self.bytes
     }
 
     /// The output projection `[V, H]`.
@@ -221,7 +230,8 @@ pub(crate) struct SharedWeights {
     pub sum_scale: f32,
 }
 
-/// Claims every tensor that `spec` needs.
+/// Claims every tensor that `spec` needs and moves it to the memory of `to`, layer by layer, so that of a model on a GPU
+/// the host never holds more than a layer.
 ///
 /// # Errors
 /// When a tensor is missing or does not have the shape or type that it should, and when memory is short.
@@ -229,7 +239,8 @@ pub(crate) fn load(
     source: &mut dyn TensorSource,
     spec: &DecoderSpec,
     names: &TensorNames,
+    to: &Allocator<'_>,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<DecoderWeights, LoadError> {
-    claims::Claims::new(source, spec, names, progress).decoder()
+    claims::Claims::new(source, spec, names, progress).decoder(to)
 }

@@ -1,6 +1,6 @@
 //! Memory of a step, planned at load: the forward pass allocates nothing.
 
-use mosu_kernels::{DType, Device, Result, Shape, Tensor, View, ViewMut, ops::MoeWorkspace};
+use mosu_kernels::{Allocator, DType, Result, Shape, Tensor, View, ViewMut, ops::MoeWorkspace};
 
 use crate::{AttentionSpec, DecoderSpec, FfnActivation, LatentSpec, LayerSpec, MoeSpec};
 
@@ -12,8 +12,8 @@ pub(crate) struct Scratch(Tensor);
 
 impl Scratch {
     /// Room for `[rows, width]` elements of type `dtype`.
-    fn new(device: &Device, rows: usize, width: usize, dtype: DType) -> Result<Scratch> {
-        Ok(Scratch(Tensor::zeros_on(device, [rows, width], dtype)?))
+    fn new(to: &Allocator<'_>, rows: usize, width: usize, dtype: DType) -> Result<Scratch> {
+        Ok(Scratch(to.zeros([rows, width], dtype)?))
     }
 
     /// The first elements as a tensor of this shape, to read.
@@ -81,11 +81,11 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// Memory on `device` for steps of at most `max_rows` rows.
+    /// Memory of `to` for steps of at most `max_rows` rows.
     ///
     /// # Errors
     /// When memory is short.
-    pub fn new(device: &Device, spec: &DecoderSpec, compute: DType, max_rows: usize) -> Result<Workspace> {
+    pub fn new(to: &Allocator<'_>, spec: &DecoderSpec, compute: DType, max_rows: usize) -> Result<Workspace> {
         let widest = |width: &dyn Fn(&LayerSpec) -> usize| spec.layers.iter().map(width).max().unwrap_or(0);
         let q_width = widest(&|layer| layer.attention.num_heads * layer.attention.head_dim);
         let kv_width = widest(&|layer| layer.attention.num_kv_heads * layer.attention.head_dim);
@@ -112,8 +112,8 @@ impl Workspace {
         let chosen = moe(|moe| moe.num_experts_per_tok);
         let shared = moe(|moe| usize::from(moe.shared.is_some()));
         let routers = usize::from(experts > 0 && compute != DType::F32);
-        let rows = |width: usize, dtype: DType| Scratch::new(device, max_rows, width, dtype);
-        let logit_rows = |width: usize, dtype: DType| Scratch::new(device, LOGIT_ROWS, width, dtype);
+        let rows = |width: usize, dtype: DType| Scratch::new(to, max_rows, width, dtype);
+        let logit_rows = |width: usize, dtype: DType| Scratch::new(to, LOGIT_ROWS, width, dtype);
         let h = spec.hidden_size;
         Ok(Workspace {
             hidden: rows(h, DType::F32)?,
@@ -135,43 +135,12 @@ impl Workspace {
             expert_weights: rows(chosen, DType::F32)?,
             shared: rows(shared * h, DType::F32)?,
             shared_gate: rows(shared, DType::F32)?,
-            moe: MoeWorkspaces::new(device, spec, compute, max_rows)?,
+            moe: MoeWorkspaces::new(to, spec, compute, max_rows)?,
             logit_rows: logit_rows(1, DType::U32)?,
             logit_hidden: logit_rows(h, DType::F32)?,
             logit_normed: logit_rows(h, compute)?,
             logits: logit_rows(spec.vocab_size, DType::F32)?,
         })
-    }
-
-    /// All of it together.
-    pub fn bytes(&self) -> usize {
-        let scratch = [
-            &self.hidden,
-            &self.normed,
-            &self.normed_f32,
-            &self.delta,
-            &self.qkv,
-            &self.q_down_normed,
-            &self.q_down,
-            &self.kv,
-            &self.q,
-            &self.latents,
-            &self.attended,
-            &self.head_gates,
-            &self.gate_up,
-            &self.activated,
-            &self.router_logits,
-            &self.expert_ids,
-            &self.expert_weights,
-            &self.shared_gate,
-            &self.shared,
-            &self.logit_rows,
-            &self.logit_hidden,
-            &self.logit_normed,
-            &self.logits,
-        ];
-        let moe = self.moe.workspaces.iter().map(MoeWorkspace::bytes);
-        scratch.iter().map(|scratch| scratch.0.size_in_bytes()).chain(moe).sum()
     }
 }
 
@@ -183,7 +152,7 @@ pub(crate) struct MoeWorkspaces {
 }
 
 impl MoeWorkspaces {
-    fn new(device: &Device, spec: &DecoderSpec, compute: DType, max_rows: usize) -> Result<MoeWorkspaces> {
+    fn new(to: &Allocator<'_>, spec: &DecoderSpec, compute: DType, max_rows: usize) -> Result<MoeWorkspaces> {
         let mut sizes: Vec<[usize; 3]> = Vec::new();
         let mut moe = MoeWorkspaces { workspaces: Vec::new(), of_layer: Vec::new() };
         for layer in &spec.layers {
@@ -197,7 +166,7 @@ impl MoeWorkspaces {
             moe.of_layer.push(known.unwrap_or(sizes.len()));
             if known.is_none() {
                 moe.workspaces.push(MoeWorkspace::new(
-                    device,
+                    to,
                     max_rows,
                     num_experts_per_tok,
                     spec.hidden_size,

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use mosu_benches::Random;
 use mosu_kernels::{
-    DType, Result, Tensor,
+    Allocator, DType, Result, Tensor,
     ops::{Activation, Expert, Experts, Glu, Linear, LinearPart, MoeWorkspace, WeighExperts, moe},
 };
 
@@ -17,7 +17,8 @@ pub fn run(sheet: &Sheet, case: &MoeCase) -> Result<(), Box<dyn Error>> {
     let &MoeCase { hidden: h, intermediate: i, experts: e, chosen, .. } = case;
     let most_rows = case.rows.iter().copied().max().unwrap_or(1);
     let experts = experts(case)?.to_device(&sheet.device)?;
-    let mut workspace = MoeWorkspace::new(&sheet.device, most_rows, chosen, h, i, e, DType::BF16)?;
+    let mut workspace =
+        MoeWorkspace::new(&Allocator::new(&sheet.device), most_rows, chosen, h, i, e, DType::BF16)?;
     let mut random = Random::new(1);
     for &rows in &case.rows {
         let ids: Vec<u32> = (0..rows).flat_map(|_| choose(&mut random, e, chosen)).collect();

@@ -14,8 +14,6 @@ pub(super) struct Arena {
 /// One allocation of the driver's.
 struct Chunk {
     base: CudaPtr,
-    /// Reserved ahead: kept when all of it is free.
-    reserved: bool,
     bytes: usize,
     /// Free ranges as (offset, bytes), ascending, never touching.
     free: Vec<(usize, usize)>,
@@ -27,9 +25,15 @@ impl Arena {
         bytes.max(1).checked_next_multiple_of(ALIGNMENT)
     }
 
-    /// Adds an allocation. One that is not reserved leaves the arena when all of it is free.
-    pub fn add(&mut self, base: CudaPtr, bytes: usize, reserved: bool) {
-        self.chunks.push(Chunk { base, reserved, bytes, free: vec![(0, bytes)] });
+    /// Adds an allocation, which leaves the arena when the last of what was taken from it is given back.
+    pub fn add(&mut self, base: CudaPtr, bytes: usize) {
+        self.chunks.push(Chunk { base, bytes, free: vec![(0, bytes)] });
+    }
+
+    /// Bytes that are taken.
+    pub fn taken(&self) -> usize {
+        let taken = |chunk: &Chunk| chunk.bytes - chunk.free.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        self.chunks.iter().map(taken).sum()
     }
 
     /// Takes the first free range that is large enough. `bytes` is [`rounded`](Arena::rounded).
@@ -43,7 +47,7 @@ impl Arena {
         let index = self.chunks.iter().position(holds)?;
         let chunk = &mut self.chunks[index];
         chunk.give_back((address.0 - chunk.base.0) as usize, bytes);
-        let empty = !chunk.reserved && chunk.free == [(0, chunk.bytes)];
+        let empty = chunk.free == [(0, chunk.bytes)];
         empty.then(|| self.chunks.swap_remove(index).base)
     }
 
@@ -95,24 +99,21 @@ mod tests {
     #[test]
     fn ranges_are_taken_in_order_and_join_when_given_back() {
         let mut arena = Arena::default();
-        arena.add(BASE, 1024, true);
+        arena.add(BASE, 1024);
         let taken: Vec<CudaPtr> = (0..4).map(|_| arena.take(256).unwrap()).collect();
         assert_eq!(taken, [0, 256, 512, 768].map(|at| BASE.offset(at)));
-        assert_eq!(arena.take(256), None);
+        assert_eq!((arena.take(256), arena.taken()), (None, 1024));
         for at in [1, 3, 0] {
             assert_eq!(arena.give_back(taken[at], 256), None);
         }
-        assert_eq!(arena.take(768), None, "the third is still taken");
-        assert_eq!(arena.take(512), Some(BASE));
-        arena.give_back(BASE, 512);
-        arena.give_back(taken[2], 256);
-        assert_eq!(arena.take(1024), Some(BASE), "all of it is one range again");
+        assert_eq!((arena.take(768), arena.taken()), (None, 256), "the third is still taken");
+        assert_eq!(arena.take(512), Some(BASE), "the first two are one range again");
     }
 
     #[test]
-    fn what_was_not_reserved_goes_back_to_the_driver() {
+    fn what_is_free_again_goes_back_to_the_driver() {
         let mut arena = Arena::default();
-        arena.add(BASE, 512, false);
+        arena.add(BASE, 512);
         let (first, second) = (arena.take(256).unwrap(), arena.take(256).unwrap());
         assert_eq!(arena.give_back(second, 256), None);
         assert_eq!(arena.give_back(first, 256), Some(BASE));

@@ -177,7 +177,8 @@ impl CudaDevice {
         match scratch.last() {
             Some(&(address, available)) if available >= bytes => Ok(address),
             _ => {
-                let address = self.allocate(bytes)?;
+                let bytes = Arena::rounded(bytes).ok_or_else(|| self.out_of_memory(usize::MAX))?;
+                let address = self.allocate_chunk(bytes)?;
                 scratch.push((address, bytes));
                 Ok(address)
             }
@@ -198,7 +199,20 @@ impl CudaDevice {
         self.scratch(bytes).map(|_| ())
     }
 
-    /// Takes one large allocation, from which tensors are carved as long as it lasts.
+    /// Bytes that [`CudaDevice::plan_scratch`] would take: none where there are as many already.
+    pub fn scratch_missing(&self, bytes: usize) -> usize {
+        let available = lock(&self.scratch).last().map_or(0, |&(_, bytes)| bytes);
+        if bytes <= available { 0 } else { CudaDevice::rounded(bytes) }
+    }
+
+    /// Bytes that tensors and scratch take now.
+    pub fn used_bytes(&self) -> u64 {
+        let scratch = lock(&self.scratch).iter().map(|(_, bytes)| bytes).sum::<usize>();
+        (lock(&self.arena).taken() + scratch) as u64
+    }
+
+    /// Takes one large allocation, from which tensors are carved as long as it lasts. The driver gets it back when the
+    /// last of them is gone.
     ///
     /// # Errors
     /// [`KernelError::DeviceMemory`] when there is not as much.
@@ -206,7 +220,7 @@ impl CudaDevice {
         let bytes = Arena::rounded(bytes).ok_or_else(|| self.out_of_memory(usize::MAX))?;
         let mut arena = lock(&self.arena);
         let base = self.allocate_chunk(bytes)?;
-        arena.add(base, bytes, true);
+        arena.add(base, bytes);
         Ok(())
     }
 
@@ -223,7 +237,7 @@ impl CudaDevice {
             return Ok(address);
         }
         let base = self.allocate_chunk(bytes)?;
-        arena.add(base, bytes, false);
+        arena.add(base, bytes);
         arena.take(bytes).ok_or_else(|| self.out_of_memory(bytes))
     }
 
@@ -402,7 +416,8 @@ impl Drop for CudaDevice {
             let _ = self.driver.synchronize(self.stream);
             lock(&self.staging).free();
             self.kernels.unload(self.driver);
-            for chunk in lock(&self.arena).drain().chain([self.arrivals]) {
+            let scratch: Vec<CudaPtr> = lock(&self.scratch).drain(..).map(|(address, _)| address).collect();
+            for chunk in lock(&self.arena).drain().chain(scratch).chain([self.arrivals]) {
                 // SAFETY: the stream is idle and no tensor is left: each keeps its device alive.
                 let _ = unsafe { self.driver.free(chunk) };
             }

@@ -43,17 +43,31 @@ fn tensors_in_device_memory_are_written_and_read_through_the_device_only() {
 #[test]
 fn memory_that_tensors_gave_back_is_free_again() {
     let Some(device) = cuda().map(|_| Device::cuda(0).unwrap()) else { return };
-    gpu(&device).reserve(3 << 20).unwrap();
-    let addresses = || -> Vec<CudaPtr> {
-        // Two of the three do not fit the reservation.
-        let tensor = |_| Tensor::zeros_on(&device, [1 << 20], DType::F16).unwrap();
-        let tensors: Vec<Tensor> = (0..3).map(tensor).collect();
-        tensors.iter().map(|tensor| tensor.view().cuda_ptr().unwrap()).collect()
-    };
-    let first = addresses();
-    assert_eq!(addresses()[0], first[0]);
-    let free = gpu(&device).scratch(3 << 20).unwrap();
-    assert_eq!(free, first[0], "the whole reservation is free again");
+    let gpu = gpu(&device);
+    let free = || gpu.memory().unwrap().0;
+    let before = (free(), gpu.used_bytes());
+    gpu.reserve(3 << 20).unwrap();
+    let tensor = |_| Tensor::zeros_on(&device, [1 << 20], DType::F16).unwrap();
+    // Two of the three do not fit the reservation.
+    let mut tensors: Vec<Tensor> = (0..3).map(tensor).collect();
+    assert_eq!((before.0 - free(), gpu.used_bytes() - before.1), (7 << 20, 6 << 20));
+    tensors.pop();
+    assert_eq!((before.0 - free(), gpu.used_bytes() - before.1), (5 << 20, 4 << 20));
+    drop(tensors);
+    assert_eq!((free(), gpu.used_bytes()), before, "the driver has all of it back");
+}
+
+#[test]
+fn scratch_stays_in_place_until_more_is_asked_for() {
+    let Some(device) = cuda().map(|_| Device::cuda(0).unwrap()) else { return };
+    let gpu = gpu(&device);
+    let used = gpu.used_bytes();
+    assert_eq!(gpu.scratch_missing(1000), 1024);
+    let small = gpu.scratch(1000).unwrap();
+    assert_eq!((gpu.scratch(10).unwrap(), gpu.scratch_missing(1024)), (small, 0));
+    gpu.plan_scratch(5000).unwrap();
+    assert_ne!(gpu.scratch(1000).unwrap(), small);
+    assert_eq!(gpu.used_bytes() - used, 1024 + 5120, "recorded launches may use the smaller one");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::check::Check;
 use crate::{
-    CpuDevice, DType, Device, KernelError, Result, View, ViewMut,
+    Allocator, CpuDevice, DType, Device, KernelError, Result, View, ViewMut,
     cpu::{Float, Kernel, LANES, Parts, Simd, exp},
 };
 
@@ -112,23 +112,31 @@ impl Scratch {
 }
 
 impl SampleWorkspace {
-    /// A workspace for rows of `vocab` logits on `device`.
+    /// A workspace for rows of `vocab` logits in the memory of `to`. On the processor that is taken as it is written.
     ///
     /// # Errors
     /// When memory is short.
-    pub fn new(device: &Device, vocab: usize) -> Result<SampleWorkspace> {
+    pub fn new(to: &Allocator<'_>, vocab: usize) -> Result<SampleWorkspace> {
+        let device = to.device();
         let refused = |()| KernelError::OutOfMemory { bytes: 24 * vocab, device: device.name().into() };
         let threads = match device {
             Device::Cpu(cpu) => cpu.threads(),
             Device::Cuda(_) => 0,
         };
-        let all = (0..threads).map(|_| Scratch::new(vocab)).collect::<Result<_, ()>>();
-        Ok(SampleWorkspace { scratch: all.map_err(refused)?, vocab, packed: cuda::Packed::default() })
+        let all = (0..threads).map(|_| Scratch::new(vocab)).collect::<Result<Vec<_>, ()>>();
+        let scratch = all.map_err(refused)?;
+        to.add(scratch.iter().map(Scratch::bytes).sum::<usize>() as u64);
+        Ok(SampleWorkspace { scratch, vocab, packed: cuda::Packed::default() })
     }
+}
 
-    /// Its size in bytes.
-    pub fn bytes(&self) -> usize {
-        self.scratch.iter().map(Scratch::bytes).sum()
+/// Bytes that [`sample`] keeps between its kernels on `device`, for up to `rows` rows at a time of sequences of up to
+/// `seen` tokens, whose lists have at most as many entries as the vocabulary. [`logprobs`](super::logprobs) of as many
+/// rows takes less.
+pub fn sample_scratch_bytes(device: &Device, rows: usize, vocab: usize, seen: usize) -> usize {
+    match device {
+        Device::Cpu(_) => 0,
+        Device::Cuda(gpu) => cuda::scratch_bytes(gpu, rows, vocab, seen),
     }
 }
 

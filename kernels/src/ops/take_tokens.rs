@@ -5,6 +5,11 @@ mod cuda;
 use super::{NO_TOKEN, check::Check};
 use crate::{DType, Device, Result, View, ViewMut};
 
+/// Bytes that [`take_tokens`] keeps between its kernels on a CUDA device, for up to `pairs` pairs.
+pub fn take_tokens_scratch_bytes(pairs: usize) -> usize {
+    pairs * size_of::<[u32; 2]>()
+}
+
 /// `ids[t] = drawn[d]` for each pair (t, d). Where nothing could be drawn ([`NO_TOKEN`]) it is token 0.
 ///
 /// - `ids`: u32 `[T]`

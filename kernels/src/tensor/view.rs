@@ -10,6 +10,8 @@ use crate::{DType, Device, Element, KernelError, Result, cuda::CudaPtr};
 pub(super) enum Data<'a> {
     Host(&'a [u8]),
     Cuda(CudaPtr, PhantomData<&'a [u8]>),
+    /// Nowhere: there are none.
+    Planned,
 }
 
 /// Where the elements of a writable view lie.
@@ -28,6 +30,7 @@ impl<'a> Data<'a> {
         match self {
             Data::Host(data) => Data::Host(&data[start..start + bytes]),
             Data::Cuda(address, _) => Data::cuda(address.offset(start)),
+            Data::Planned => Data::Planned,
         }
     }
 }
@@ -83,6 +86,10 @@ fn in_device_memory(op: &'static str) -> KernelError {
     KernelError::Argument { op, reason: "the tensor lies in device memory".into() }
 }
 
+pub(super) fn only_planned(op: &'static str) -> KernelError {
+    KernelError::Argument { op, reason: "the tensor is only planned: it has no elements".into() }
+}
+
 /// A borrowed tensor, to read.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
@@ -129,6 +136,7 @@ impl<'a> View<'a> {
         match self.data {
             Data::Host(data) => Ok(bytemuck::cast_slice(data)),
             Data::Cuda(..) => Err(in_device_memory("as_slice")),
+            Data::Planned => Err(only_planned("as_slice")),
         }
     }
 
@@ -137,14 +145,14 @@ impl<'a> View<'a> {
         debug_assert_eq!(self.dtype, T::DTYPE);
         match self.data {
             Data::Host(data) => bytemuck::cast_slice(data),
-            Data::Cuda(..) => &[],
+            Data::Cuda(..) | Data::Planned => &[],
         }
     }
 
     /// The address in device memory; `None` in host memory.
     pub(crate) fn cuda_ptr(&self) -> Option<CudaPtr> {
         match self.data {
-            Data::Host(_) => None,
+            Data::Host(_) | Data::Planned => None,
             Data::Cuda(address, _) => Some(address),
         }
     }
@@ -155,7 +163,7 @@ impl<'a> View<'a> {
     /// When they are not of type `T`, lie on another device than `device`, or the device failed.
     pub fn to_vec<T: Element>(&self, device: &Device) -> Result<Vec<T>> {
         match (self.data, device) {
-            (Data::Host(_), _) => self.as_slice().map(<[T]>::to_vec),
+            (Data::Host(_) | Data::Planned, _) => self.as_slice().map(<[T]>::to_vec),
             (Data::Cuda(address, _), Device::Cuda(gpu)) => {
                 check_dtype::<T>("to_vec", self.dtype)?;
                 let mut elements = vec![T::zeroed(); self.shape.elements()];

@@ -54,7 +54,7 @@ fn tensors_lie_in_the_file() {
     let b = checkpoint.claim("b", Shape::new([1, 2])).unwrap();
     assert_eq!(a.as_slice::<f32>().unwrap(), [1.0, -2.5]);
     assert_eq!(b.as_slice::<bf16>().unwrap(), [bf16::from_f32(3.0), bf16::from_f32(4.0)]);
-    assert!(checkpoint.finish(|_| false).unwrap().is_empty());
+    assert!(checkpoint.left_over(&|_| false).unwrap().is_empty());
 }
 
 /// The format pads headers to 8 bytes; a file that does not is still right.
@@ -178,7 +178,7 @@ fn shards_make_one_checkpoint() {
     let dir = directory(&[(INDEX, &index), ("1.safetensors", &shard("a")), ("2.safetensors", &shard("b"))]);
     let mut checkpoint = open(dir.path()).unwrap();
     checkpoint.claim("a", Shape::new([1])).unwrap();
-    let message = checkpoint.finish(|_| false).unwrap_err().to_string();
+    let message = checkpoint.left_over(&|_| false).unwrap_err().to_string();
     assert!(message.contains("2.safetensors: tensor `b`: has no place in the model"), "{message}");
 }
 
@@ -260,9 +260,9 @@ fn claims_are_checked() {
     for (found, expected) in cases {
         assert!(found.contains(expected), "{found}");
     }
-    let message = open(dir.path()).unwrap().finish(|_| false).unwrap_err().to_string();
+    let message = open(dir.path()).unwrap().left_over(&|_| false).unwrap_err().to_string();
     assert!(message.contains("tensor `a`: has no place") && message.contains("(and 3 more)"), "{message}");
     let ignored =
-        checkpoint.finish(|name| name.starts_with("lm_head.") || name.ends_with("inv_freq")).unwrap();
+        checkpoint.left_over(&|name| name.starts_with("lm_head.") || name.ends_with("inv_freq")).unwrap();
     assert_eq!(ignored.len(), 2);
 }

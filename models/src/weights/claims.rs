@@ -3,13 +3,13 @@
 use std::iter::repeat_with;
 
 use mosu_kernels::{
-    DType, Shape, Tensor, convert,
+    Allocator, DType, Shape, Tensor,
     ops::{Expert, Experts, Linear, LinearPart, NormKind, NormSpan},
 };
 
 use super::{
     DecoderWeights, FfnWeights, LatentQueries, LatentWeights, LayerWeights, LowRankWeights, MoeWeights,
-    NetworkWeights, NormWeights, QkvWeights, SharedWeights, TensorSource, layout,
+    NetworkWeights, NormWeights, QkvWeights, SharedWeights, TensorSource, layout, placement::placed,
 };
 use crate::{
     AttentionSpec, DecoderSpec, DenseSpec, FfnActivation, FfnSpec, LatentSpec, LayerSpec, LoadError,
@@ -52,27 +52,28 @@ impl<'a> Claims<'a> {
         Claims { spec, names, prefix: prefix.unwrap_or_default(), compute: None, progress, done, source }
     }
 
-    pub fn decoder(mut self) -> Result<DecoderWeights, LoadError> {
+    /// All of a decoder's, in the memory of `to`.
+    pub fn decoder(mut self, to: &Allocator<'_>) -> Result<DecoderWeights, LoadError> {
         let (spec, names) = (self.spec, self.names);
         let (v, h) = (spec.vocab_size, spec.hidden_size);
-        let embedding = self.stored_linear(names.embedding, [v, h], false)?;
+        let embedding = placed(self.stored_linear(names.embedding, [v, h], false)?, to)?;
         let positions = match spec.embedding.learned_positions {
             Some(rows) => Some(self.tensor(&format!("{}.weight", names.positions), Shape::new([rows, h]))?),
             None => None,
         };
-        let embedding_norm = self.norm_if(spec.embedding.norm, names.embedding_norm)?;
-        let layers = spec.layers.iter().enumerate();
-        let layers = layers.map(|(index, layer)| self.layer(index, layer)).collect::<Result<_, _>>()?;
-        let final_norm = self.norm(names.final_norm, h)?;
+        let positions = placed(positions, to)?;
+        let embedding_norm = placed(self.norm_if(spec.embedding.norm, names.embedding_norm)?, to)?;
+        let layer = |(index, layer)| Ok(placed(self.layer(index, layer)?, to)?);
+        let layers = spec.layers.iter().enumerate().map(layer).collect::<Result<_, LoadError>>()?;
+        let final_norm = placed(self.norm(names.final_norm, h)?, to)?;
         let untied_head = match spec.head.tied {
             true => None,
             false => {
                 self.prefix = "";
-                Some(self.stored_linear(names.lm_head, [v, h], spec.head.bias)?)
+                Some(placed(self.stored_linear(names.lm_head, [v, h], spec.head.bias)?, to)?)
             }
         };
-        let bytes = self.done.bytes_done;
-        Ok(DecoderWeights { embedding, positions, embedding_norm, layers, final_norm, untied_head, bytes })
+        Ok(DecoderWeights { embedding, positions, embedding_norm, layers, final_norm, untied_head })
     }
 
     fn count(&mut self, tensor: &Tensor, tensors: usize) {
@@ -276,7 +277,7 @@ impl<'a> Claims<'a> {
         let kv_down = self.linear(&at(kv_down), [spec.latent_row(kv), h], false)?;
         let kv_norm = NormWeights { eps: norm_eps, ..self.norm(&at(kv_norm), rank)? };
         let kv_up = self.part(&at(kv_up), [spec.num_heads * (nope_dim + value_dim), rank], false)?;
-        let [w_uk, w_uv] = convert::split_kv_b(kv_up.weight.view(), spec.num_heads, nope_dim)?;
+        let [w_uk, w_uv] = layout::split_latent(&kv_up.weight, spec.num_heads, [nope_dim, value_dim])?;
         Ok(QkvWeights::Latent(Box::new(LatentWeights { q: queries, kv_down, kv_norm, w_uk, w_uv })))
     }
 

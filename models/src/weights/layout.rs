@@ -1,7 +1,7 @@
 //! Copies of tensors whose file layout is not the one that the ops read.
 
 use half::{bf16, f16};
-use mosu_kernels::{DType, Element, KernelError, Shape, Tensor};
+use mosu_kernels::{DType, Element, KernelError, Shape, Tensor, convert};
 use rayon::prelude::*;
 
 /// A tensor's bytes, to read.
@@ -24,17 +24,34 @@ pub(crate) fn bytes_mut(tensor: &mut Tensor) -> Result<&mut [u8], KernelError> {
     })
 }
 
+/// A tensor that `fill` fills from another one; of a planned one, a plan.
+fn copied(
+    from: &Tensor,
+    shape: Shape,
+    dtype: DType,
+    fill: impl FnOnce(&mut Tensor) -> Result<(), KernelError>,
+) -> Result<Tensor, KernelError> {
+    if from.is_planned() {
+        return Tensor::planned(shape, dtype);
+    }
+    let mut copy = Tensor::zeros(shape, dtype)?;
+    fill(&mut copy)?;
+    Ok(copy)
+}
+
 /// Rows of a tensor (elements, if it has one dimension): row r of the result is row `order[r]`.
 pub(super) fn reordered(tensor: &Tensor, order: &[usize]) -> Result<Tensor, KernelError> {
     let row_bytes = tensor.shape().row_elements() * tensor.dtype().size();
-    let mut copy = match *tensor.shape().dims() {
-        [_, columns] => Tensor::zeros([order.len(), columns], tensor.dtype())?,
-        _ => Tensor::zeros([order.len()], tensor.dtype())?,
+    let shape = match *tensor.shape().dims() {
+        [_, columns] => Shape::new([order.len(), columns]),
+        _ => Shape::new([order.len()]),
     };
-    let from = bytes(tensor)?;
-    let rows = bytes_mut(&mut copy)?.par_chunks_mut(row_bytes.max(1));
-    rows.zip(order).for_each(|(to, &row)| to.copy_from_slice(&from[row * row_bytes..][..row_bytes]));
-    Ok(copy)
+    copied(tensor, shape, tensor.dtype(), |copy| {
+        let from = bytes(tensor)?;
+        let rows = bytes_mut(copy)?.par_chunks_mut(row_bytes.max(1));
+        rows.zip(order).for_each(|(to, &row)| to.copy_from_slice(&from[row * row_bytes..][..row_bytes]));
+        Ok(())
+    })
 }
 
 /// Columns of a matrix `[rows, columns]` as rows: row r of the result is column `order[r]`.
@@ -51,24 +68,43 @@ pub(super) fn transposed(tensor: &Tensor, order: &[usize]) -> Result<Tensor, Ker
         Ok(())
     }
     let rows = tensor.shape().elements() / tensor.shape().row_elements().max(1);
-    let mut copy = Tensor::zeros([order.len(), rows], tensor.dtype())?;
-    match tensor.dtype() {
-        DType::F32 => transpose::<f32>(tensor, &mut copy, order)?,
-        DType::F16 => transpose::<f16>(tensor, &mut copy, order)?,
-        DType::BF16 => transpose::<bf16>(tensor, &mut copy, order)?,
-        DType::U32 => transpose::<u32>(tensor, &mut copy, order)?,
-    }
-    Ok(copy)
+    copied(tensor, Shape::new([order.len(), rows]), tensor.dtype(), |copy| match tensor.dtype() {
+        DType::F32 => transpose::<f32>(tensor, copy, order),
+        DType::F16 => transpose::<f16>(tensor, copy, order),
+        DType::BF16 => transpose::<bf16>(tensor, copy, order),
+        DType::U32 => transpose::<u32>(tensor, copy, order),
+    })
 }
 
 /// `1 + w` of every element, in f32.
 pub(super) fn one_plus(tensor: &Tensor) -> Result<Tensor, KernelError> {
-    let ones: Vec<f32> = match tensor.dtype() {
-        DType::F16 => tensor.as_slice::<f16>()?.iter().map(|w| 1.0 + w.to_f32()).collect(),
-        DType::BF16 => tensor.as_slice::<bf16>()?.iter().map(|w| 1.0 + w.to_f32()).collect(),
-        _ => tensor.as_slice::<f32>()?.iter().map(|w| 1.0 + w).collect(),
-    };
-    Tensor::from_slice(tensor.shape(), &ones)
+    fn add<T: Copy>(ones: &mut [f32], weights: &[T], to_f32: fn(T) -> f32) {
+        ones.iter_mut().zip(weights).for_each(|(one, weight)| *one = 1.0 + to_f32(*weight));
+    }
+    copied(tensor, tensor.shape(), DType::F32, |copy| {
+        let ones = copy.as_mut_slice::<f32>()?;
+        match tensor.dtype() {
+            DType::F16 => add(ones, tensor.as_slice::<f16>()?, f16::to_f32),
+            DType::BF16 => add(ones, tensor.as_slice::<bf16>()?, bf16::to_f32),
+            _ => add(ones, tensor.as_slice::<f32>()?, |weight| weight),
+        }
+        Ok(())
+    })
+}
+
+/// The matrix from latents to keys and values, rows `[heads, N + D]`, as the two that attention needs:
+/// `[heads, L, N]` and `[heads, D, L]`.
+pub(super) fn split_latent(
+    kv_up: &Tensor,
+    heads: usize,
+    [nope_dim, value_dim]: [usize; 2],
+) -> Result<[Tensor; 2], KernelError> {
+    let (rank, dtype) = (kv_up.shape().row_elements(), kv_up.dtype());
+    if kv_up.is_planned() {
+        let keys = Tensor::planned([heads, rank, nope_dim], dtype)?;
+        return Ok([keys, Tensor::planned([heads, value_dim, rank], dtype)?]);
+    }
+    convert::split_kv_b(kv_up.view(), heads, nope_dim)
 }
 
 /// The order that turns rows `[Hkv, group + 2, D]` into q, k, v: the queries of all KV heads, then the keys, then the

@@ -1,155 +1,188 @@
-//! Weights go where the device computes, layer by layer: what they were claimed from is let go as they arrive.
+//! All tensors of the weights, to be moved to where the device computes, or counted.
 
-use mosu_kernels::{Device, Result, Tensor, ops::Linear};
+use mosu_kernels::{
+    Allocator, Device, Result, Tensor,
+    ops::{Experts, Linear},
+};
 
 use super::{
     DecoderWeights, FfnWeights, LatentQueries, LatentWeights, LayerWeights, LowRankWeights, MoeWeights,
     NetworkWeights, NormWeights, QkvWeights, SharedWeights,
 };
-use crate::LoadProgress;
+
+/// What weights are made of.
+pub(super) enum Part<'a> {
+    Tensor(&'a mut Tensor),
+    Linear(&'a mut Linear),
+    Experts(&'a mut Experts),
+}
+
+impl Part<'_> {
+    fn move_to(self, to: &Allocator<'_>) -> Result<()> {
+        match self {
+            Part::Tensor(tensor) => tensor.move_to(to),
+            Part::Linear(linear) => linear.move_to(to),
+            Part::Experts(experts) => experts.move_to(to),
+        }
+    }
+}
+
+/// Weights go to the memory of `to`: on the processor they stay where they are.
+pub(super) fn placed<T: Parts>(mut weights: T, to: &Allocator<'_>) -> Result<T> {
+    weights.visit(&mut |part| part.move_to(to))?;
+    Ok(weights)
+}
 
 impl DecoderWeights {
-    /// The same weights on `device`; on the processor they stay where they are. Reports every layer that has arrived.
-    ///
-    /// # Errors
-    /// When memory is short, or the device failed.
-    pub fn move_to(self, device: &Device, progress: &mut dyn FnMut(LoadProgress)) -> Result<DecoderWeights> {
-        if let Device::Cpu(_) = device {
-            return Ok(self);
-        }
-        let count = self.layers.len() as u64 + 1;
-        let mut done = LoadProgress {
-            tensors_done: 0,
-            tensors_total: self.layers.len() + 1,
-            bytes_done: 0,
-            bytes_total: self.bytes,
-        };
-        let mut arrived = || {
-            done.tensors_done += 1;
-            done.bytes_done = self.bytes * done.tensors_done as u64 / count;
-            progress(done);
-        };
-        let tables = DecoderWeights {
-            embedding: self.embedding.to_device(device)?,
-            positions: moved(self.positions, device)?,
-            embedding_norm: self.embedding_norm.map(|norm| norm.move_to(device)).transpose()?,
-            layers: Vec::with_capacity(self.layers.len()),
-            final_norm: self.final_norm.move_to(device)?,
-            untied_head: self.untied_head.map(|head| head.to_device(device)).transpose()?,
-            bytes: self.bytes,
-        };
-        arrived();
-        let layer = |layer: LayerWeights| {
-            let layer = layer.move_to(device)?;
-            arrived();
-            Ok(layer)
-        };
-        let layers = self.layers.into_iter().map(layer).collect::<Result<_>>()?;
-        Ok(DecoderWeights { layers, ..tables })
-    }
-}
-
-fn moved(tensor: Option<Tensor>, device: &Device) -> Result<Option<Tensor>> {
-    tensor.map(|tensor| tensor.to_device(device)).transpose()
-}
-
-fn moved_linear(linear: Option<Linear>, device: &Device) -> Result<Option<Linear>> {
-    linear.map(|linear| linear.to_device(device)).transpose()
-}
-
-impl NormWeights {
-    fn move_to(self, device: &Device) -> Result<NormWeights> {
-        Ok(NormWeights { weight: self.weight.to_device(device)?, bias: moved(self.bias, device)?, ..self })
-    }
-}
-
-impl LayerWeights {
-    fn move_to(self, device: &Device) -> Result<LayerWeights> {
-        let norm_if = |norm: Option<NormWeights>| norm.map(|norm| norm.move_to(device)).transpose();
-        Ok(LayerWeights {
-            attention_norm: self.attention_norm.move_to(device)?,
-            qkv: self.qkv.move_to(device)?,
-            qk_norm: match self.qk_norm {
-                Some([q, k]) => Some([q.to_device(device)?, k.to_device(device)?]),
-                None => None,
-            },
-            sinks: moved(self.sinks, device)?,
-            head_gate: moved_linear(self.head_gate, device)?,
-            o_proj: self.o_proj.to_device(device)?,
-            attention_post_norm: norm_if(self.attention_post_norm)?,
-            ffn_norm: self.ffn_norm.move_to(device)?,
-            ffn: match self.ffn {
-                FfnWeights::Dense(network) => FfnWeights::Dense(network.move_to(device)?),
-                FfnWeights::Moe(moe) => FfnWeights::Moe(Box::new(moe.move_to(device)?)),
-            },
-            ffn_post_norm: norm_if(self.ffn_post_norm)?,
-        })
-    }
-}
-
-impl QkvWeights {
-    fn move_to(self, device: &Device) -> Result<QkvWeights> {
-        match self {
-            QkvWeights::Direct(linear) => Ok(QkvWeights::Direct(linear.to_device(device)?)),
-            QkvWeights::LowRank { q, kv } => {
-                Ok(QkvWeights::LowRank { q: Box::new(q.move_to(device)?), kv: kv.to_device(device)? })
+    /// The most that a product with one of these weights keeps between its kernels on `device`, in steps of up to `rows`
+    /// rows.
+    pub fn scratch_bytes(&mut self, device: &Device, rows: usize) -> Result<usize> {
+        let mut most = 0;
+        self.visit(&mut |part| {
+            if let Part::Linear(linear) = part {
+                most = most.max(linear.scratch_bytes(device, rows));
             }
-            QkvWeights::Latent(latent) => Ok(QkvWeights::Latent(Box::new(latent.move_to(device)?))),
+            Ok(())
+        })?;
+        Ok(most)
+    }
+}
+
+type Visit<'a> = dyn FnMut(Part<'_>) -> Result<()> + 'a;
+
+/// Something that is made of parts.
+pub(super) trait Parts {
+    /// Shows every part.
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()>;
+}
+
+fn all<const N: usize>(parts: [&mut dyn Parts; N], visit: &mut Visit<'_>) -> Result<()> {
+    parts.into_iter().try_for_each(|part| part.visit(visit))
+}
+
+impl Parts for Tensor {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        visit(Part::Tensor(self))
+    }
+}
+
+impl Parts for Linear {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        visit(Part::Linear(self))
+    }
+}
+
+impl<T: Parts> Parts for Option<T> {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        self.iter_mut().try_for_each(|part| part.visit(visit))
+    }
+}
+
+impl<T: Parts> Parts for Vec<T> {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        self.iter_mut().try_for_each(|part| part.visit(visit))
+    }
+}
+
+impl Parts for [Tensor; 2] {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        self.iter_mut().try_for_each(|part| part.visit(visit))
+    }
+}
+
+impl Parts for DecoderWeights {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        let DecoderWeights { embedding, positions, embedding_norm, layers, final_norm, untied_head } = self;
+        all([embedding, positions, embedding_norm, layers, final_norm, untied_head], visit)
+    }
+}
+
+impl Parts for NormWeights {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        let NormWeights { kind: _, eps: _, weight, bias } = self;
+        all([weight, bias], visit)
+    }
+}
+
+impl Parts for LayerWeights {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        let LayerWeights {
+            attention_norm,
+            qkv,
+            qk_norm,
+            sinks,
+            head_gate,
+            o_proj,
+            attention_post_norm,
+            ffn_norm,
+            ffn,
+            ffn_post_norm,
+        } = self;
+        all([attention_norm, qkv, qk_norm, sinks, head_gate, o_proj, attention_post_norm], visit)?;
+        all([ffn_norm, ffn, ffn_post_norm], visit)
+    }
+}
+
+impl Parts for QkvWeights {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        match self {
+            QkvWeights::Direct(linear) => linear.visit(visit),
+            QkvWeights::LowRank { q, kv } => all([&mut **q, kv], visit),
+            QkvWeights::Latent(latent) => latent.visit(visit),
         }
     }
 }
 
-impl LowRankWeights {
-    fn move_to(self, device: &Device) -> Result<LowRankWeights> {
-        Ok(LowRankWeights {
-            down: self.down.to_device(device)?,
-            norm: self.norm.move_to(device)?,
-            up: self.up.to_device(device)?,
-        })
+impl Parts for LowRankWeights {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        let LowRankWeights { down, norm, up } = self;
+        all([down, norm, up], visit)
     }
 }
 
-impl LatentWeights {
-    fn move_to(self, device: &Device) -> Result<LatentWeights> {
-        Ok(LatentWeights {
-            q: match self.q {
-                LatentQueries::Direct(linear) => LatentQueries::Direct(linear.to_device(device)?),
-                LatentQueries::LowRank(q) => LatentQueries::LowRank(Box::new(q.move_to(device)?)),
-            },
-            kv_down: self.kv_down.to_device(device)?,
-            kv_norm: self.kv_norm.move_to(device)?,
-            w_uk: self.w_uk.to_device(device)?,
-            w_uv: self.w_uv.to_device(device)?,
-        })
+impl Parts for LatentWeights {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        let LatentWeights { q, kv_down, kv_norm, w_uk, w_uv } = self;
+        all([q, kv_down, kv_norm, w_uk, w_uv], visit)
     }
 }
 
-impl NetworkWeights {
-    fn move_to(self, device: &Device) -> Result<NetworkWeights> {
-        let (gate_up, down) = (self.gate_up.to_device(device)?, self.down.to_device(device)?);
-        Ok(NetworkWeights { gate_up, down, ..self })
+impl Parts for LatentQueries {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        match self {
+            LatentQueries::Direct(linear) => linear.visit(visit),
+            LatentQueries::LowRank(narrow) => narrow.visit(visit),
+        }
     }
 }
 
-impl MoeWeights {
-    fn move_to(self, device: &Device) -> Result<MoeWeights> {
-        Ok(MoeWeights {
-            router: self.router.to_device(device)?,
-            selection_bias: moved(self.selection_bias, device)?,
-            expert_scale: moved(self.expert_scale, device)?,
-            experts: self.experts.to_device(device)?,
-            shared: self.shared.map(|shared| shared.move_to(device)).transpose()?,
-            ..self
-        })
+impl Parts for FfnWeights {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        match self {
+            FfnWeights::Dense(network) => network.visit(visit),
+            FfnWeights::Moe(moe) => moe.visit(visit),
+        }
     }
 }
 
-impl SharedWeights {
-    fn move_to(self, device: &Device) -> Result<SharedWeights> {
-        Ok(SharedWeights {
-            network: self.network.move_to(device)?,
-            gate: moved_linear(self.gate, device)?,
-            ..self
-        })
+impl Parts for NetworkWeights {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        let NetworkWeights { activation: _, gate_up, down } = self;
+        all([gate_up, down], visit)
+    }
+}
+
+impl Parts for MoeWeights {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        let MoeWeights { spec: _, router, selection_bias, expert_scale, experts, shared } = self;
+        all([router, selection_bias, expert_scale, shared], visit)?;
+        visit(Part::Experts(experts))
+    }
+}
+
+impl Parts for SharedWeights {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        let SharedWeights { network, gate, sum_scale: _ } = self;
+        all([network, gate], visit)
     }
 }

@@ -77,6 +77,15 @@ struct ModelReport {
     device: String,
     load_seconds: f64,
     first_token_seconds: f64,
+    /// The shares of the device's memory, in bytes.
+    memory: Vec<Share>,
+}
+
+/// A share of the memory.
+#[derive(Serialize)]
+struct Share {
+    name: &'static str,
+    bytes: u64,
 }
 
 /// Looks, measures, and lets the model draw a token.
@@ -164,6 +173,7 @@ fn try_model(args: &ModelArgs) -> Result<ModelReport, Failure> {
         device: info.device.clone(),
         load_seconds,
         first_token_seconds: start.elapsed().as_secs_f64(),
+        memory: info.memory.rows().into_iter().map(|(name, bytes)| Share { name, bytes }).collect(),
     })
 }
 
@@ -187,7 +197,10 @@ impl Report {
         rows.push(("read bandwidth", format!("{:.1} GB/s with {threads}", self.read_bandwidth / 1e9)));
         rows.push(("bf16 dot peak", format!("{:.2} TFLOP/s with {threads}", self.bf16_dot_peak / 1e12)));
         rows.extend(self.devices.iter().map(|device| (device.name.as_str(), device.note.clone())));
-        rows.extend(self.model.as_ref().map(|model| ("model", model.describe())));
+        if let Some(model) = &self.model {
+            rows.push(("model", model.describe()));
+            rows.extend(model.memory.iter().map(|share| (share.name, units::bytes(share.bytes))));
+        }
         rows.extend(self.model_error.clone().map(|error| ("model", error)));
         rows
     }

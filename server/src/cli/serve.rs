@@ -272,28 +272,17 @@ fn describe_keys(count: usize, address: SocketAddr) -> String {
 fn show(app: &App, address: SocketAddr, keys: String) {
     let info = app.engine.model_info();
     let tokens = info.num_kv_blocks * info.block_size;
-    let rows = [
+    let mut rows = vec![
         ("model", app.model_names.join(", ")),
         ("architecture", info.architecture.clone()),
         ("dtype", info.dtype.to_string()),
-        (
-            "weights",
-            format!("{}, {} parameters", units::bytes(info.weight_bytes), units::parameters(info.parameters)),
-        ),
-        (
-            "KV cache",
-            format!(
-                "{} in {} KV blocks: {tokens} tokens",
-                units::bytes(info.kv_cache_bytes),
-                info.num_kv_blocks
-            ),
-        ),
-        ("workspace", units::bytes(info.workspace_bytes)),
+        ("parameters", units::parameters(info.parameters)),
         ("context", units::count(app.engine.max_model_len(), "token")),
+        ("KV blocks", format!("{} for {tokens} tokens in all", info.num_kv_blocks)),
         ("device", info.device.clone()),
-        ("API key", keys),
-        ("URL", format!("http://{address}/v1")),
     ];
+    rows.extend(info.memory.rows().into_iter().map(|(share, bytes)| (share, units::bytes(bytes))));
+    rows.extend([("API key", keys), ("URL", format!("http://{address}/v1"))]);
     // Among the log's lines; a server goes on when nobody reads them.
     let _ = io::stderr().write_all(terminal::table(&rows).as_bytes());
 }

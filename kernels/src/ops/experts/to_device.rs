@@ -1,36 +1,47 @@
 //! Where the experts' weights lie.
 
 use super::{Experts, StackedExperts, Storage};
-use crate::{DType, Device, Result, Shape, Tensor, ops::Linear};
+use crate::{Allocator, DType, Device, Result, Tensor, ops::Linear};
 
 impl Experts {
-    /// The same experts where `device` computes; on a GPU all of them together.
+    /// The same experts where `device` computes: see [`Experts::move_to`].
     ///
     /// # Errors
     /// When memory is short, or the device failed.
-    pub fn to_device(self, device: &Device) -> Result<Experts> {
-        let (Device::Cuda(_), Storage::Each(experts)) = (device, &self.storage) else { return Ok(self) };
+    pub fn to_device(mut self, device: &Device) -> Result<Experts> {
+        self.move_to(&Allocator::new(device))?;
+        Ok(self)
+    }
+
+    /// They go where the memory of `to` is; on a GPU all of them together.
+    ///
+    /// # Errors
+    /// When memory is short, or the device failed.
+    pub fn move_to(&mut self, to: &Allocator<'_>) -> Result<()> {
+        let (Device::Cuda(_), Storage::Each(experts)) = (to.device(), &self.storage) else {
+            to.add(self.size_in_bytes() as u64);
+            return Ok(());
+        };
         let (e, h, i) = (self.count, self.hidden, self.intermediate);
         let gate_up: Vec<&Linear> = experts.iter().map(|expert| &expert.gate_up).collect();
         let down: Vec<&Linear> = experts.iter().map(|expert| &expert.down).collect();
-        let bias = |linears, n: usize| match self.biased {
-            true => stacked_bias(linears, [e, n])?.to_device(device).map(Some),
-            false => Ok(None),
+        let bias = |linears, n: usize| {
+            let bias = || to.filled([e, n], DType::F32, || stacked_bias(linears, [e, n]));
+            self.biased.then(bias).transpose()
         };
         let stacked = StackedExperts {
-            gate_up: stacked_weight(device, &gate_up, [e, 2 * i, h].into())?,
-            down: stacked_weight(device, &down, [e, h, i].into())?,
+            gate_up: to.concatenated([e, 2 * i, h].into(), &weights(&gate_up))?,
+            down: to.concatenated([e, h, i].into(), &weights(&down))?,
             gate_up_bias: bias(&gate_up, 2 * i)?,
             down_bias: bias(&down, h)?,
         };
-        Ok(Experts { storage: Storage::Stacked(Box::new(stacked)), ..self })
+        self.storage = Storage::Stacked(Box::new(stacked));
+        Ok(())
     }
 }
 
-fn stacked_weight(device: &Device, linears: &[&Linear], shape: Shape) -> Result<Tensor> {
-    let parts: Vec<&Tensor> =
-        linears.iter().flat_map(|linear| linear.parts()).map(|part| &part.weight).collect();
-    Tensor::concatenated(device, shape, &parts)
+fn weights<'a>(linears: &[&'a Linear]) -> Vec<&'a Tensor> {
+    linears.iter().flat_map(|linear| linear.parts()).map(|part| &part.weight).collect()
 }
 
 /// f32 `[E, N]` in host memory.

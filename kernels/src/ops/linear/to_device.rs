@@ -1,33 +1,42 @@
 //! Where a layer's weights lie.
 
 use super::{Linear, LinearPart};
-use crate::{DType, Device, Result, Tensor};
+use crate::{Allocator, DType, Device, Result, Tensor};
 
 impl Linear {
-    /// The same layer where `device` computes. On a GPU it becomes one part: a weight `[N, K]` of all rows, one part
-    /// after another, and if any part has a bias, one f32 bias `[N]` with zeros where a part has none.
+    /// The same layer where `device` computes: see [`Linear::move_to`].
     ///
     /// # Errors
     /// When memory is short, the device failed, or the weights lie on a GPU already.
-    pub fn to_device(self, device: &Device) -> Result<Linear> {
-        if let Device::Cpu(_) = device {
-            return Ok(self);
-        }
-        let weights: Vec<&Tensor> = self.parts.iter().map(|part| &part.weight).collect();
-        let shape = [self.out_features, self.in_features].into();
-        let weight = Tensor::concatenated(device, shape, &weights)?;
-        let bias = self.whole_bias()?.map(|bias| bias.to_device(device)).transpose()?;
-        Ok(Linear { parts: vec![LinearPart { weight, bias }], ..self })
+    pub fn to_device(mut self, device: &Device) -> Result<Linear> {
+        self.move_to(&Allocator::new(device))?;
+        Ok(self)
     }
 
-    /// f32 `[N]`, in host memory; `None` when no part has a bias.
-    fn whole_bias(&self) -> Result<Option<Tensor>> {
-        if self.parts.iter().all(|part| part.bias.is_none()) {
-            return Ok(None);
+    /// Goes where the memory of `to` is. On a GPU it becomes one part: a weight `[N, K]` of all rows, one part after
+    /// another, and if any part has a bias, one f32 bias `[N]` with zeros where a part has none.
+    ///
+    /// # Errors
+    /// When memory is short, the device failed, or the weights lie on a GPU already.
+    pub fn move_to(&mut self, to: &Allocator<'_>) -> Result<()> {
+        if let Device::Cpu(_) = to.device() {
+            to.add(self.size_in_bytes() as u64);
+            return Ok(());
         }
+        let weights: Vec<&Tensor> = self.parts.iter().map(|part| &part.weight).collect();
+        let weight = to.concatenated([self.out_features, self.in_features].into(), &weights)?;
+        let biased = self.parts.iter().any(|part| part.bias.is_some());
+        let bias = || to.filled([self.out_features], DType::F32, || self.whole_bias());
+        let bias = biased.then(bias).transpose()?;
+        self.parts = vec![LinearPart { weight, bias }];
+        Ok(())
+    }
+
+    /// f32 `[N]`, in host memory.
+    fn whole_bias(&self) -> Result<Tensor> {
         let mut whole = Tensor::zeros([self.out_features], DType::F32)?;
         self.write_biases(whole.as_mut_slice()?);
-        Ok(Some(whole))
+        Ok(whole)
     }
 
     /// The biases of all parts, which lie in host memory; `out` keeps what it has where a part has none.

@@ -2,7 +2,7 @@ use half::{bf16, f16};
 
 use super::*;
 use crate::{
-    Tensor,
+    Allocator, Tensor,
     cpu::Weight,
     ops::{Activation, Expert, Linear, LinearPart, testing::*},
 };
@@ -91,7 +91,8 @@ impl<W: Rounded + Weight<Input: Rounded>> Case<W> {
         let expected: Vec<f64> = (0..rows).flat_map(|row| self.expected(row)).collect();
         for device in every_device() {
             let experts = self.experts().to_device(&device).unwrap();
-            let mut workspace = MoeWorkspace::new(&device, rows, k, h, i, e, W::DTYPE).unwrap();
+            let mut workspace =
+                MoeWorkspace::new(&Allocator::new(&device), rows, k, h, i, e, W::DTYPE).unwrap();
             let mut run = |rows: usize| {
                 let mut out = empty(&device, [rows, h], DType::F32);
                 moe(
@@ -144,7 +145,8 @@ fn misfits_are_named() {
     let message = |id: u32, rows: usize, weigh, sizes: [usize; 5]| {
         let [max_rows, k_of, h_of, i_of, e_of] = sizes;
         let mut workspace =
-            MoeWorkspace::new(&devices()[0], max_rows, k_of, h_of, i_of, e_of, DType::F32).unwrap();
+            MoeWorkspace::new(&Allocator::new(&devices()[0]), max_rows, k_of, h_of, i_of, e_of, DType::F32)
+                .unwrap();
         let mut out = empty(device, [rows, h], DType::F32);
         moe(
             device,

@@ -2,7 +2,7 @@
 
 use super::cuda;
 use crate::{
-    DType, Device, Result, Tensor,
+    Allocator, DType, Device, Result, Tensor,
     ops::{check::Check, experts::Experts},
 };
 
@@ -37,13 +37,13 @@ pub struct MoeWorkspace {
 }
 
 impl MoeWorkspace {
-    /// A workspace on `device` for up to `max_rows` rows that each visit `chosen` of `experts` experts, whose weights
+    /// A workspace in the memory of `to` for up to `max_rows` rows that each visit `chosen` of `experts` experts, whose weights
     /// have the given sizes and type.
     ///
     /// # Errors
     /// When memory is short.
     pub fn new(
-        device: &Device,
+        to: &Allocator<'_>,
         max_rows: usize,
         chosen: usize,
         hidden: usize,
@@ -53,7 +53,7 @@ impl MoeWorkspace {
     ) -> Result<MoeWorkspace> {
         let visits = max_rows.saturating_mul(chosen);
         // The sorted visits lie where the device sorts them.
-        let (on_host, on_device) = match device {
+        let (on_host, on_device) = match to.device() {
             Device::Cpu(_) => (visits, 0),
             Device::Cuda(_) => (0, cuda::index_words(visits, experts)),
         };
@@ -64,23 +64,16 @@ impl MoeWorkspace {
             intermediate,
             experts,
             compute: dtype.compute(),
-            gate_up: Tensor::zeros_on(device, [on_host, intermediate.saturating_mul(2)], DType::F32)?,
-            activated: Tensor::zeros_on(device, [visits, intermediate], dtype.compute())?,
-            down: Tensor::zeros_on(device, [visits, hidden], DType::F32)?,
-            indices: Tensor::zeros_on(device, [on_device], DType::U32)?,
-            starts: vec![0; experts + 1],
-            active: vec![0; experts],
-            rows: vec![0; on_host],
-            pairs: vec![0; on_host],
-            places: vec![0; on_host],
+            gate_up: to.zeros([on_host, intermediate.saturating_mul(2)], DType::F32)?,
+            activated: to.zeros([visits, intermediate], dtype.compute())?,
+            down: to.zeros([visits, hidden], DType::F32)?,
+            indices: to.zeros([on_device], DType::U32)?,
+            starts: to.host_words(experts + 1),
+            active: to.host_words(experts),
+            rows: to.host_words(on_host),
+            pairs: to.host_words(on_host),
+            places: to.host_words(on_host),
         })
-    }
-
-    /// Its size in bytes.
-    pub fn bytes(&self) -> usize {
-        let indices = self.starts.len() + self.active.len() + 3 * self.rows.len();
-        let tensors = [&self.indices, &self.gate_up, &self.activated, &self.down];
-        4 * indices + tensors.map(Tensor::size_in_bytes).iter().sum::<usize>()
     }
 
     /// It was made for these experts and has room for these rows.

@@ -6,6 +6,9 @@ use crate::{
     cuda::{Args, Grid},
 };
 
+/// Where adjusted logits may start: at whole vectors.
+const ADJUSTED_ALIGNMENT: usize = 16;
+
 /// As in the `.cu` file.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -93,6 +96,15 @@ impl Row {
     }
 }
 
+/// See [`sample_scratch_bytes`](super::sample_scratch_bytes).
+pub(super) fn scratch_bytes(gpu: &CudaDevice, rows: usize, vocab: usize, seen: usize) -> usize {
+    let entries = |lists: [usize; 3]| lists.iter().sum::<usize>() * size_of::<u32>();
+    let lists = entries([2 * seen.min(vocab), 2 * vocab, vocab]);
+    let parameters = rows * (size_of::<Row>() + lists);
+    let adjusted = rows.min(gpu.multiprocessors() as usize) * vocab * size_of::<f32>();
+    parameters.next_multiple_of(ADJUSTED_ALIGNMENT) + adjusted
+}
+
 pub(super) fn sample(
     gpu: &CudaDevice,
     mut out: ViewMut<'_>,
@@ -107,7 +119,7 @@ pub(super) fn sample(
     // Each thread block has a row of adjusted logits to itself, where there are any.
     let adjusted = if packed.rows.iter().any(Row::adjusts) { blocks * vocab } else { 0 };
     let lists_at = rows.len() * size_of::<Row>();
-    let adjusted_at = (4 * packed.words.len()).next_multiple_of(16);
+    let adjusted_at = (4 * packed.words.len()).next_multiple_of(ADJUSTED_ALIGNMENT);
     let scratch = gpu.scratch(adjusted_at + 4 * adjusted)?;
     gpu.write(scratch, bytemuck::cast_slice(&packed.words))?;
     let mut args = Args::new();

@@ -23,7 +23,7 @@ fn params() -> SampleParams {
 
 fn run(device: &Device, vocab: usize, logits: &[f32], rows: &[SampleRow<'_>]) -> Result<Vec<u32>> {
     let mut out = Tensor::zeros_on(device, [rows.len()], DType::U32)?;
-    let mut workspace = SampleWorkspace::new(device, vocab)?;
+    let mut workspace = SampleWorkspace::new(&Allocator::new(device), vocab)?;
     let logits = upload(device, [logits.len() / vocab, vocab], logits);
     let drawn = upload(device, [3], &[0u32, 2, NO_TOKEN]);
     sample(device, out.view_mut()?, logits.view(), drawn.view(), rows, &mut workspace)?;

@@ -1,0 +1,213 @@
+//! Loading: read what the model is, plan all of its memory, and only then take any.
+
+use mosu_kernels::{Allocator, DType, Device};
+
+use super::Model;
+use crate::{
+    LoadError, MemoryPlan, ModelInfo, ModelSource,
+    batch_check::BatchLimits,
+    checkpoint::Checkpoint,
+    config_json::ConfigJson,
+    decoder::Decoder,
+    dummy::DummyWeights,
+    end_tokens::EndTokens,
+    families::{self, Family},
+    inputs::InputBuffers,
+    memory::Memory,
+    plan::{Planner, table_entries},
+    recorded::RecordedSteps,
+    sampler::Sampler,
+    tensor_names::TensorNames,
+    weights::{self, Pass, TensorSource},
+};
+
+/// What the weights are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadFormat {
+    /// The source's safetensors files.
+    #[default]
+    Auto,
+    /// Random numbers in the shapes of config.json, the only file needed.
+    Dummy,
+}
+
+/// On what a model runs, and how much it may use.
+#[derive(Clone, Debug)]
+pub struct ModelOptions {
+    /// Where it runs.
+    pub device: Device,
+    /// What the weights are made of.
+    pub load_format: LoadFormat,
+    /// The longest sequence in tokens; `None` is the model's own context, or what the KV cache holds if that is less.
+    pub max_model_len: Option<usize>,
+    /// Bytes for the KV cache; `None` is what `max_sequences` of the longest sequences need, on the processor at most
+    /// half of the memory that everything else leaves.
+    pub kv_cache_bytes: Option<usize>,
+    /// Most rows of one step.
+    pub max_batch_tokens: usize,
+    /// Most sequences of one step, in block tables of the longest; and how many the KV cache is sized for, when its size
+    /// is not given.
+    pub max_sequences: usize,
+    /// On a GPU, record the launches of decode steps and run them as one. Logits are the same bits either way.
+    pub record_steps: bool,
+}
+
+impl ModelOptions {
+    /// Weights from files, memory chosen from what is free, steps of 2048 rows, 64 sequences.
+    pub fn new(device: Device) -> ModelOptions {
+        ModelOptions {
+            device,
+            load_format: LoadFormat::Auto,
+            max_model_len: None,
+            kv_cache_bytes: None,
+            max_batch_tokens: 2048,
+            max_sequences: 64,
+            record_steps: true,
+        }
+    }
+}
+
+/// Most rows that a step may be planned for.
+const MAX_BATCH_TOKENS: usize = 1 << 16;
+
+/// How far loading is. Files are mapped, not read: their bytes count as done once a tensor has its place.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadProgress {
+    /// Tensors in place.
+    pub tensors_done: usize,
+    /// Tensors in all.
+    pub tensors_total: usize,
+    /// Bytes of the tensors in place.
+    pub bytes_done: u64,
+    /// Bytes of all.
+    pub bytes_total: u64,
+}
+
+impl Model {
+    /// Loads a model. On the processor weights stay in their files' mapping, but for layouts and formats that have to be
+    /// rearranged; to a GPU they are copied. Nothing large is touched before all memory is planned.
+    ///
+    /// # Errors
+    /// For a missing or broken file, an unknown architecture, a tensor that is missing, left over or of the wrong
+    /// shape, and when the memory does not suffice.
+    pub fn load(
+        source: &ModelSource,
+        options: &ModelOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Model, LoadError> {
+        Planned::new(source, options)?.load(source, options, progress)
+    }
+
+    /// Plans a model's memory without loading it: headers are read, and nothing is taken.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn plan(source: &ModelSource, options: &ModelOptions) -> Result<MemoryPlan, LoadError> {
+        Ok(Planned::new(source, options)?.plan)
+    }
+}
+
+/// A model of which everything is known and nothing is loaded.
+struct Planned {
+    family: Family,
+    ends: EndTokens,
+    weights: Box<dyn TensorSource>,
+    /// What the weights call their tensors.
+    names: TensorNames,
+    plan: MemoryPlan,
+    scratch_bytes: usize,
+    ignored_tensors: Vec<String>,
+}
+
+impl Planned {
+    fn new(source: &ModelSource, options: &ModelOptions) -> Result<Planned, LoadError> {
+        let (device, max_rows) = (&options.device, options.max_batch_tokens);
+        if !(1..=MAX_BATCH_TOKENS).contains(&max_rows) {
+            let message = format!("expected 1 to {MAX_BATCH_TOKENS}, found {max_rows}");
+            return Err(LoadError::Option { option: "max_batch_tokens", message });
+        }
+        let path = source.path("config.json");
+        let config = source.read_json("config.json")?.ok_or_else(|| LoadError::Missing {
+            path: path.clone(),
+            remedy: "a model directory in Hugging Face layout has one".into(),
+        })?;
+        let config = ConfigJson::new(&path, &config)?;
+        let family = families::read(&config)?;
+        let spec = &family.spec;
+        let ends = EndTokens::read(source, &config, spec.vocab_size)?;
+        let sampler = Allocator::planning(device);
+        Sampler::new(&sampler, spec.vocab_size, max_rows)?;
+        let mut planner = Planner {
+            spec,
+            options,
+            compute: spec.dtype.unwrap_or(DType::BF16).compute(),
+            memory: Memory::of(device)?,
+            weights: 0,
+            linear_scratch: 0,
+            sampler: sampler.bytes(),
+        };
+        let (mut weights, names): (Box<dyn TensorSource>, TensorNames) = match options.load_format {
+            LoadFormat::Dummy => {
+                let weights = DummyWeights::new(&path, spec);
+                // Without counting the tensors of a model that is much too large one by one.
+                planner.weights = weights.totals().1;
+                planner.check_weights()?;
+                // Random weights need no layout but the plainest.
+                (Box::new(weights), TensorNames::for_dummy(spec))
+            }
+            LoadFormat::Auto => (Box::new(Checkpoint::open(source)?), family.names.clone()),
+        };
+        let (layers, tied) = (spec.layers.len(), spec.head.tied);
+        weights.begin(Pass::Plan);
+        let counted = Allocator::planning(device);
+        let mut planned = weights::load(&mut *weights, spec, &names, &counted, &mut |_| ())?;
+        let ignored_tensors = weights.left_over(&|name| names.ignores(name, layers, tied))?;
+        planner.weights = counted.bytes();
+        planner.compute = planned.dtype().compute();
+        planner.linear_scratch = planned.scratch_bytes(device, max_rows)?;
+        planner.check_weights()?;
+        let plan = planner.plan()?;
+        let scratch_bytes = planner.scratch_bytes(plan.max_model_len);
+        Ok(Planned { ends, weights, names, plan, scratch_bytes, ignored_tensors, family })
+    }
+
+    fn load(
+        mut self,
+        source: &ModelSource,
+        options: &ModelOptions,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Model, LoadError> {
+        let (device, max_rows, plan) = (&options.device, options.max_batch_tokens, &self.plan);
+        if let Device::Cuda(gpu) = device {
+            gpu.plan_scratch(self.scratch_bytes)?;
+            gpu.reserve((plan.taken() - plan.scratch) as usize)?;
+        }
+        let (to, Family { architecture, spec, .. }) = (Allocator::new(device), self.family);
+        self.weights.begin(Pass::Load);
+        let weights = weights::load(&mut *self.weights, &spec, &self.names, &to, progress)?;
+        let table_entries = table_entries(options, plan.max_model_len);
+        let inputs = InputBuffers::new(&to, max_rows, table_entries)?;
+        let limits = BatchLimits {
+            max_rows,
+            vocab_size: spec.vocab_size,
+            max_model_len: plan.max_model_len,
+            num_blocks: plan.num_kv_blocks,
+        };
+        let name = (source.name(), architecture);
+        let mut info = ModelInfo::new(name, &spec, weights.dtype(), options, plan, self.ends);
+        info.ignored_tensors = self.ignored_tensors;
+        let recorded = RecordedSteps::new(max_rows, table_entries, plan.num_kv_blocks as u32);
+        let sampler = Sampler::new(&to, spec.vocab_size, max_rows)?;
+        let decoder = Decoder::new(&to, spec, weights, plan, max_rows)?;
+        Ok(Model {
+            device: device.clone(),
+            inputs,
+            recorded,
+            record_steps: options.record_steps,
+            decoder,
+            sampler,
+            limits,
+            info,
+        })
+    }
+}

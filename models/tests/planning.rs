@@ -1,0 +1,142 @@
+//! Memory is planned before any of it is taken: published models at full size, of which there is only the config.json.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use mosu_models::{Device, LoadError, LoadFormat, MemoryPlan, Model, ModelOptions, ModelSource};
+
+/// Directories of the published configs, each as `config.json`.
+fn published() -> Vec<(String, tempfile::TempDir)> {
+    let package = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+    let shapes: PathBuf = [&package, "tests", "shapes"].iter().collect();
+    let mut models = Vec::new();
+    for entry in fs::read_dir(shapes).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if path.extension().is_some_and(|end| end == "json") && name != "parameters" {
+            let dir = tempfile::tempdir().unwrap();
+            fs::copy(&path, dir.path().join("config.json")).unwrap();
+            models.push((name, dir));
+        }
+    }
+    models.sort_by(|(a, _), (b, _)| a.cmp(b));
+    assert_eq!(models.len(), 21);
+    models
+}
+
+/// Most memory that this process has had, in bytes; `None` where the system does not say.
+fn peak_memory() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+}
+
+/// Plans every published model on a device; those that do not fit are loaded too, which must fail as fast and take as
+/// little.
+fn plan_all(options: &ModelOptions) -> Vec<(String, Result<MemoryPlan, LoadError>)> {
+    let options = ModelOptions { load_format: LoadFormat::Dummy, ..options.clone() };
+    let plan = |(name, dir): (String, tempfile::TempDir)| {
+        let source = ModelSource::Directory(dir.path().into());
+        let started = Instant::now();
+        let planned = Model::plan(&source, &options);
+        assert!(started.elapsed() < Duration::from_secs(1), "{name}: {:?}", started.elapsed());
+        if planned.is_err() {
+            let loaded = Model::load(&source, &options, &mut |_| panic!("{name}: nothing is loaded"));
+            assert!(matches!(loaded.map(|_| ()), Err(LoadError::Memory { .. })), "{name}");
+        }
+        (name, planned)
+    };
+    published().into_iter().map(plan).collect()
+}
+
+/// Bytes of a published model's weights in 16 bits.
+fn weights_of(name: &str) -> u64 {
+    let package = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+    let file: PathBuf = [&package, "tests", "shapes", "parameters.json"].iter().collect();
+    let parameters: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    2 * parameters[name].as_u64().unwrap()
+}
+
+/// Plans add up, hold all weights, and are refused by the bytes that really are missing.
+fn check(plans: &[(String, Result<MemoryPlan, LoadError>)]) {
+    for (name, plan) in plans {
+        let Ok(plan) = plan else { continue };
+        assert!(plan.fits() && plan.max_model_len > 0 && plan.num_kv_blocks > 0, "{name}: {plan:?}");
+        // Norms and biases may be wider on the device than in the files.
+        let weights = weights_of(name);
+        assert!((weights..weights + weights / 1000).contains(&plan.weights), "{name}: {plan:?}");
+        let left = plan.rows().last().copied().unwrap();
+        assert_eq!(left, ("still free", plan.free - plan.needed()), "{name}");
+    }
+    for (name, plan) in plans {
+        let Err(error) = plan else { continue };
+        let LoadError::Memory { needed, available, plan, .. } = error else { panic!("{name}: {error}") };
+        assert_eq!((*needed, *available), (plan.needed(), plan.free), "{name}: {error}");
+        assert!(plan.weights >= weights_of(name) && needed > available, "{name}: {error}");
+        let message = error.to_string();
+        assert!(
+            message.contains("are missing; no context fits") && message.contains("\n  weights "),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn published_models_are_planned_on_the_processor() {
+    let before = peak_memory();
+    let plans = plan_all(&ModelOptions::new(Device::cpu(None)));
+    check(&plans);
+    let refused = |(name, plan): &(String, Result<_, _>)| name == "deepseek-v3" && plan.is_err();
+    assert!(plans.iter().any(refused), "no test machine has 1.3 TB");
+    let more = peak_memory().zip(before).map(|(after, before)| after - before);
+    assert!(more.is_none_or(|bytes| bytes < 256 << 20), "{more:?} bytes were taken");
+}
+
+/// Runs an ignored test of this file in a process of its own, whose simulated device is as these variables say.
+fn with_device(test: &str, variables: &[(&str, &str)]) {
+    if let Err(cusim::Error::NotBuilt) = cusim::install() {
+        return;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+}
+
+fn cuda() -> Device {
+    cusim::install().unwrap();
+    Device::cuda(0).unwrap()
+}
+
+#[test]
+fn published_models_are_planned_on_a_gpu_of_80_gib() {
+    with_device("plans_on_80_gib", &[("CUSIM_MEMORY", &(80_u64 << 30).to_string())]);
+}
+
+#[test]
+#[ignore = "needs a simulated device of 80 GiB"]
+fn plans_on_80_gib() {
+    let device = cuda();
+    let before = peak_memory().unwrap();
+    let plans = plan_all(&ModelOptions::new(device));
+    check(&plans);
+    let fitting: Vec<(&str, &MemoryPlan)> =
+        plans.iter().filter_map(|(name, plan)| Some((name.as_str(), plan.as_ref().ok()?))).collect();
+    let names: Vec<&str> = fitting.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["gemma-3-27b", "gpt-oss-20b", "llama-3.1-8b", "phi-4", "qwen3-0.6b", "qwen3-30b-a3b"]);
+    for (name, plan) in &fitting {
+        assert!(plan.total == Some(80 << 30) && plan.spare_kv_blocks > 0 && plan.scratch > 0, "{name}");
+        assert!(plan.kept_free <= 128 << 20, "{name}: {} are left to the driver", plan.kept_free);
+    }
+    let taken = peak_memory().unwrap() - before;
+    assert!(taken < 256 << 20, "{taken} bytes were taken");
+}
