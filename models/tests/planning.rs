@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
+mod common;
+
 use std::{
     fs,
     path::PathBuf,
@@ -9,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mosu_models::{Device, LoadError, LoadFormat, MemoryPlan, Model, ModelOptions, ModelSource};
+use common::*;
+use mosu_models::{
+    Batch, Device, LoadError, LoadFormat, LogitToken, MemoryPlan, Model, ModelOptions, ModelSource,
+    SampleParams, SeenToken, StepOutput,
+};
 
 /// Directories of the published configs, each as `config.json`.
 fn published() -> Vec<(String, tempfile::TempDir)> {
@@ -139,4 +145,77 @@ fn plans_on_80_gib() {
     }
     let taken = peak_memory().unwrap() - before;
     assert!(taken < 256 << 20, "{taken} bytes were taken");
+}
+
+/// A batch of the next `rows` tokens of each of `sequences`, and what is wanted of its logits.
+fn batch(sequences: &mut [Sequence], rows: usize, params: &SampleParams, logprobs: Option<u32>) -> Batch {
+    let mut all: Vec<(&mut Sequence, usize)> =
+        sequences.iter_mut().map(|sequence| (sequence, rows)).collect();
+    let mut batch = advance(&mut all);
+    for wanted in &mut batch.logit_rows {
+        wanted.token = LogitToken::Sampled(params.clone());
+        wanted.logprobs = logprobs;
+    }
+    batch
+}
+
+/// Penalties, biases and suppressed tokens, all of them as long as the vocabulary.
+fn longest_lists(vocab_size: u32) -> SampleParams {
+    SampleParams {
+        temperature: 0.7,
+        repetition_penalty: 1.3,
+        presence_penalty: 0.5,
+        seen: (0..vocab_size).map(|id| SeenToken { id, output_count: 1 }).collect(),
+        logit_bias: (0..vocab_size).map(|id| (id, 0.25)).collect(),
+        suppressed: (1..vocab_size).collect(),
+        ..greedy_params()
+    }
+}
+
+#[test]
+fn steps_of_every_kind_take_no_more_than_was_planned() {
+    for fixture in ["qwen2_moe_bf16", "llama4", "bloom"] {
+        let memory = (24_u64 << 20).to_string();
+        with_device(
+            "steps_take_nothing",
+            &[("CUSIM_MEMORY", &memory), ("CUSIM_CHECK", "0"), ("FIXTURE", fixture)],
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs a simulated device of its own, with little memory"]
+fn steps_take_nothing() {
+    let name = std::env::var("FIXTURE").unwrap();
+    let device = cuda();
+    let Device::Cuda(gpu) = &device else { panic!("not a GPU") };
+    let (max_sequences, max_batch_tokens) = (20, 100);
+    let options = ModelOptions { max_sequences, max_batch_tokens, ..ModelOptions::new(device.clone()) };
+    let mut model = load_with(fixture(&name), &options).unwrap();
+    let plan = model.info().memory.clone();
+    assert_eq!(gpu.used_bytes(), plan.taken(), "{name}: the plan is exact: {plan}");
+    let before = (gpu.used_bytes(), gpu.memory().unwrap().0);
+    assert!(before.1 >= plan.kept_free, "{name}: {} bytes are free", before.1);
+    let mut take = |batch: &Batch, what: &str| {
+        model.step(batch, &mut StepOutput::default()).unwrap();
+        let after = (gpu.used_bytes(), gpu.memory().unwrap().0);
+        assert_eq!(after, before, "{name}: {what} takes memory");
+    };
+    let vocab_size = 90;
+    let ids: Vec<u32> = (0..200).map(|i| i * 7 % vocab_size).collect();
+    let (greedy, lists) = (greedy_params(), longest_lists(vocab_size));
+    let mut alone = [Sequence::new(&ids, 0)];
+    take(&batch(&mut alone, max_batch_tokens, &greedy, None), "prefill");
+    take(&batch(&mut alone, max_batch_tokens, &lists, Some(20)), "prefill with everything");
+    let mut all: Vec<Sequence> =
+        (0..max_sequences).map(|s| Sequence::new(&ids[..20], 2 * s as u32)).collect();
+    take(&batch(&mut all, 5, &greedy, Some(20)), "chunks of all sequences");
+    for step in 0..4 {
+        let (params, logprobs) = if step % 2 == 0 { (&greedy, None) } else { (&lists, Some(20)) };
+        take(&batch(&mut all, 1, params, logprobs), "decode of all sequences");
+    }
+    let mut few = all.split_off(max_sequences - 3);
+    for _ in 0..3 {
+        take(&batch(&mut few, 1, &lists, Some(5)), "decode of a few");
+    }
 }
