@@ -125,7 +125,7 @@ fn cuda() -> Device {
 
 #[test]
 fn published_models_are_planned_on_a_gpu_of_80_gib() {
-    with_device("plans_on_80_gib", &[("CUSIM_MEMORY", &(80_u64 << 30).to_string())]);
+    with_device("plans_on_80_gib", &[("CUSIM_MEMORY", &(80 * GIB).to_string())]);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn plans_on_80_gib() {
     let names: Vec<&str> = fitting.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, ["gemma-3-27b", "gpt-oss-20b", "llama-3.1-8b", "phi-4", "qwen3-0.6b", "qwen3-30b-a3b"]);
     for (name, plan) in &fitting {
-        assert!(plan.total == Some(80 << 30) && plan.spare_kv_blocks > 0 && plan.scratch > 0, "{name}");
+        assert!(plan.total == Some(80 * GIB) && plan.spare_kv_blocks > 0 && plan.scratch > 0, "{name}");
         assert!(plan.kept_free <= 128 << 20, "{name}: {} are left to the driver", plan.kept_free);
     }
     let taken = peak_memory().unwrap() - before;
@@ -218,4 +218,102 @@ fn steps_take_nothing() {
     for _ in 0..3 {
         take(&batch(&mut few, 1, &lists, Some(5)), "decode of a few");
     }
+}
+
+const GIB: u64 = 1 << 30;
+
+/// A directory with a published config.json.
+fn directory_of(wanted: &str) -> (tempfile::TempDir, ModelSource) {
+    let (_, dir) = published().into_iter().find(|(name, _)| name == wanted).unwrap();
+    let source = ModelSource::Directory(dir.path().into());
+    (dir, source)
+}
+
+/// The number after `before` in a message.
+fn number(message: &str, before: &str) -> usize {
+    let (_, rest) = message.split_once(before).unwrap_or_else(|| panic!("{before:?} is not in {message}"));
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..digits].parse().unwrap_or_else(|_| panic!("no number after {before:?} in {message}"))
+}
+
+#[test]
+fn a_refusal_says_what_would_fit() {
+    with_device("what_is_said_to_fit_fits", &[("CUSIM_MEMORY", &(24 * GIB).to_string())]);
+}
+
+#[test]
+#[ignore = "needs a simulated device of 24 GiB"]
+fn what_is_said_to_fit_fits() {
+    let (_dir, source) = directory_of("llama-3.1-8b");
+    let options = ModelOptions { load_format: LoadFormat::Dummy, ..ModelOptions::new(cuda()) };
+    let plan = |change: &dyn Fn(&mut ModelOptions)| {
+        let mut options = options.clone();
+        change(&mut options);
+        Model::plan(&source, &options).map_err(|error| error.to_string())
+    };
+    // 15 GiB of weights, and 128 KiB for each token.
+    let message = plan(&|options| options.max_model_len = Some(131_072)).unwrap_err();
+    assert!(message.contains("needs 31.") && message.contains("where 24.0 GiB are free: 7."), "{message}");
+    let context = number(&message, "max_model_len: one sequence of ");
+    let of_all = number(&message, "tokens fits, or 64 of ");
+    let fits = plan(&|options| options.max_model_len = Some(context)).unwrap();
+    assert_eq!((fits.max_model_len, fits.concurrency()), (context, 1));
+    plan(&|options| options.max_model_len = Some(context + 16)).unwrap_err();
+    let fits = plan(&|options| options.max_model_len = Some(of_all)).unwrap();
+    assert_eq!((fits.max_model_len, fits.concurrency()), (of_all, 64));
+    let more = plan(&|options| options.max_model_len = Some(of_all + 16)).unwrap();
+    assert!(more.concurrency() < 64);
+
+    let message = plan(&|options| options.kv_cache_bytes = Some(100 << 30)).unwrap_err();
+    assert!(message.contains("the KV cache needs 100.0 GiB"), "{message}");
+    let bytes = number(&message, "ask for ");
+    let held = (number(&message, "enough for "), number(&message, "enough for 1 × "));
+    let fits = plan(&|options| options.kv_cache_bytes = Some(bytes)).unwrap();
+    assert!(held.0 * held.1 <= fits.num_kv_blocks * 16 && held.0 == 1, "{held:?} {fits:?}");
+    plan(&|options| options.kv_cache_bytes = Some(bytes + (256 << 20))).unwrap_err();
+
+    let message = plan(&|options| options.max_batch_tokens = 1 << 16).unwrap_err();
+    let rows = number(&message, "max_batch_tokens of ");
+    plan(&|options| options.max_batch_tokens = rows).unwrap();
+    plan(&|options| options.max_batch_tokens = 2 * rows).unwrap_err();
+}
+
+#[test]
+fn memory_that_other_programs_have_is_not_planned() {
+    let taken = |gib: u64| (gib * GIB).to_string();
+    for (gib, test) in [(60, "less_is_planned"), (70, "others_are_named"), (80, "a_full_device_is_named")] {
+        let variables = [("CUSIM_MEMORY", taken(80)), ("CUSIM_MEMORY_TAKEN", taken(gib))];
+        with_device(test, &[(variables[0].0, &variables[0].1), (variables[1].0, &variables[1].1)]);
+    }
+}
+
+#[test]
+#[ignore = "needs a simulated device of which another process has 60 GiB"]
+fn less_is_planned() {
+    let (_dir, source) = directory_of("llama-3.1-8b");
+    let options = ModelOptions { load_format: LoadFormat::Dummy, ..ModelOptions::new(cuda()) };
+    let plan = Model::plan(&source, &options).unwrap();
+    assert!(plan.needed() > 19 * GIB && plan.needed() <= plan.free && plan.free <= 20 * GIB, "{plan}");
+    assert!(plan.to_string().contains("taken before               60.0 GiB"), "{plan}");
+}
+
+#[test]
+#[ignore = "needs a simulated device of which another process has 70 GiB"]
+fn others_are_named() {
+    let (_dir, source) = directory_of("llama-3.1-8b");
+    let options = ModelOptions { load_format: LoadFormat::Dummy, ..ModelOptions::new(cuda()) };
+    let message = Model::load(&source, &options, &mut |_| {}).map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains("no context fits, however short; choose a smaller model"), "{message}");
+    assert!(message.contains("; or end what has taken 70.0 GiB of the memory before"), "{message}");
+}
+
+#[test]
+#[ignore = "needs a simulated device of which another process has all memory"]
+fn a_full_device_is_named() {
+    cusim::install().unwrap();
+    let message = Device::cuda(0).unwrap_err().to_string();
+    assert!(
+        message.contains("cuda:0") && message.contains("its memory is full; end other programs"),
+        "{message}"
+    );
 }

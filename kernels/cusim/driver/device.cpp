@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <algorithm>
+
 #include "driver.h"
 #include "machine.h"
 
@@ -106,6 +108,7 @@ API cuInit(unsigned flags) {
   if (settings.initialized) return SUCCESS;
   settings.driver_version = static_cast<int>(number_from("CUSIM_DRIVER", settings.driver_version));
   settings.memory = number_from("CUSIM_MEMORY", settings.memory);
+  settings.memory_taken = std::min<size_t>(number_from("CUSIM_MEMORY_TAKEN", 0), settings.memory);
   settings.fail_launch = number_from("CUSIM_FAIL_LAUNCH", 0);
   cusim::options.seed = number_from("CUSIM_SEED", 0);
   cusim::options.check = number_from("CUSIM_CHECK", 1) != 0;

@@ -53,6 +53,7 @@ struct Settings {
   int devices = 1;
   int driver_version = 13000;
   size_t memory = size_t{2} << 30;
+  size_t memory_taken = 0;   // bytes of it that another process has
   uint64_t fail_launch = 0;  // the launch (from 1) that fails, 0 = none
 };
 extern Settings settings;

@@ -14,6 +14,11 @@ namespace {
 std::map<const char*, size_t> device_sizes, pinned_sizes;  // bytes by start
 size_t device_bytes;
 
+// What neither this process nor another one has.
+size_t free_memory() {
+  return settings.memory - settings.memory_taken - device_bytes;
+}
+
 bool in_device(uint64_t p, size_t n) { return cusim::global_contains(reinterpret_cast<void*>(p), n); }
 char* at(uint64_t p) { return reinterpret_cast<char*>(p); }
 
@@ -48,7 +53,7 @@ API cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
   Lock lock(mutex);
   if (Result error = context_error()) return error;
   *total = settings.memory;
-  *free_bytes = settings.memory - device_bytes;
+  *free_bytes = free_memory();
   return SUCCESS;
 }
 
@@ -57,7 +62,7 @@ API cuMemAlloc_v2(uint64_t* p, size_t n) {
   if (Result error = context_error()) return error;
   if (Result error = refuse_in_capture()) return error;
   if (n == 0) return INVALID_VALUE;
-  if (n > settings.memory - device_bytes) return OUT_OF_MEMORY;
+  if (n > free_memory()) return OUT_OF_MEMORY;
   char* memory = cusim::global_allocate(n);
   if (!memory) return OUT_OF_MEMORY;
   device_sizes[memory] = n;

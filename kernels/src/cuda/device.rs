@@ -60,7 +60,12 @@ impl CudaDevice {
     pub fn open(ordinal: u32) -> Result<CudaDevice> {
         let name = format!("cuda:{ordinal}");
         let refused = |reason: String| KernelError::Device { name: name.clone(), reason };
-        let failed = |fault: Fault| refused(format!("the NVIDIA driver refuses: {fault}"));
+        let failed = |fault: Fault| {
+            refused(match fault.code {
+                code::OUT_OF_MEMORY => "its memory is full; end other programs that use it".into(),
+                _ => format!("the NVIDIA driver refuses: {fault}"),
+            })
+        };
         let driver = driver().map_err(refused)?;
         let count = driver.device_count().map_err(failed)?;
         if i64::from(ordinal) >= i64::from(count) {

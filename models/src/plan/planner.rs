@@ -73,7 +73,7 @@ impl Planner<'_> {
             let tokens = len.min(blocks * BLOCK_SIZE);
             let count = blocks / tokens.div_ceil(BLOCK_SIZE).max(1);
             let remedy = format!(
-                "ask for {free} bytes or less, which hold {count} sequences of {tokens} tokens, or let it be chosen"
+                "ask for {free} bytes or less, enough for {count} × {tokens} tokens, or let it be chosen"
             );
             return Err(self.short("the KV cache", bytes, free, remedy, plan));
         }
@@ -213,10 +213,11 @@ impl Planner<'_> {
         plan: MemoryPlan,
     ) -> LoadError {
         let device = self.options.device.name();
-        let taken = self.memory.total.map(|total| total.saturating_sub(self.memory.free));
-        let taken = taken.filter(|taken| *taken > 0);
-        let taken = taken.map(|taken| format!(" ({} were taken before)", Size(taken))).unwrap_or_default();
-        let remedy = format!("{remedy}{taken}");
+        let taken = self.memory.total.map_or(0, |total| total.saturating_sub(self.memory.free));
+        let remedy = match needed.saturating_sub(available) <= taken {
+            true => format!("{remedy}; or end what has taken {} of the memory before", Size(taken)),
+            false => remedy,
+        };
         LoadError::Memory { what, device: device.into(), needed, available, remedy, plan: Box::new(plan) }
     }
 }

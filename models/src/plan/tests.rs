@@ -98,9 +98,9 @@ fn a_cache_that_was_asked_for_is_taken_or_refused() {
     let error = plan_of(&ModelOptions { kv_cache_bytes: Some(1 << 20), ..options() }, 200_000).unwrap_err();
     let LoadError::Memory { needed: 1_048_576, available, .. } = error else { panic!("{error}") };
     let message = error.to_string();
-    let (blocks, ask) = (available / BLOCK, format!("ask for {available} bytes or less, which hold"));
+    let (blocks, ask) = (available / BLOCK, format!("ask for {available} bytes or less, enough for"));
     assert!(available < 200_000 && message.contains(&ask), "{message}");
-    assert!(message.contains(&format!("hold {} sequences of 100 tokens", blocks / 7)), "{message}");
+    assert!(message.contains(&format!("enough for {} × 100 tokens", blocks / 7)), "{message}");
     let error =
         plan_of(&ModelOptions { kv_cache_bytes: Some(100), ..options() }, 1 << 30).unwrap_err().to_string();
     assert!(error.contains("the KV cache of one sequence needs 4096 bytes"), "{error}");
