@@ -32,7 +32,7 @@ fn published() -> Vec<(String, tempfile::TempDir)> {
         }
     }
     models.sort_by(|(a, _), (b, _)| a.cmp(b));
-    assert_eq!(models.len(), 21);
+    assert!(models.len() > 20);
     models
 }
 
@@ -135,14 +135,13 @@ fn plans_on_80_gib() {
     let before = peak_memory().unwrap();
     let plans = plan_all(&ModelOptions::new(device));
     check(&plans);
-    let fitting: Vec<(&str, &MemoryPlan)> =
-        plans.iter().filter_map(|(name, plan)| Some((name.as_str(), plan.as_ref().ok()?))).collect();
-    let names: Vec<&str> = fitting.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names, ["gemma-3-27b", "gpt-oss-20b", "llama-3.1-8b", "phi-4", "qwen3-0.6b", "qwen3-30b-a3b"]);
-    for (name, plan) in &fitting {
+    for (name, plan) in &plans {
+        assert_eq!(plan.is_ok(), weights_of(name) < 75 * GIB, "{name}");
+        let Ok(plan) = plan else { continue };
         assert!(plan.total == Some(80 * GIB) && plan.spare_kv_blocks > 0 && plan.scratch > 0, "{name}");
         assert!(plan.kept_free <= 128 << 20, "{name}: {} are left to the driver", plan.kept_free);
     }
+    assert!(plans.iter().filter(|(_, plan)| plan.is_ok()).count() > 5);
     let taken = peak_memory().unwrap() - before;
     assert!(taken < 256 << 20, "{taken} bytes were taken");
 }
