@@ -29,7 +29,7 @@
 //! | [`adjust_logits`] | logits `[R,V]` | scale, softcap? | `scale · logits`, then `c · tanh(logits / c)` |
 //! | [`sample`] | out u32 `[R]` | logits `[.,V]`, drawn u32 `[D]`, [`SampleRow`]s `[R]`, [`SampleWorkspace`] | one token per row, as [`SampleParams`] says |
 //! | [`logprobs`] | packed [`TokenLogprobs`] u32 `[n]` | logits `[.,V]`, drawn u32 `[D]`, [`LogprobRow`]s `[R]` | log-softmax of the target, its rank, the most probable tokens |
-//! | [`take_tokens`] | ids u32 `[T]` | drawn u32 `[D]`, pairs (t, d) | `ids[t] = drawn[d]`: a step's input that the step before drew |
+//! | [`take_tokens`] | ids u32 `[T]` | drawn u32 `[D]`, pairs (t, d) u32 `[n,2]` | `ids[t] = drawn[d]`: a step's input that the step before drew |
 //!
 //! Arguments that do not fit each other are errors before anything is written. Ids, positions, slots and block
 //! tables are checked against what they index.

@@ -1,4 +1,7 @@
-//! A batch's arrays where the device reads them: in buffers that stay in place, so that recorded launches find them.
+//! A batch's arrays where the device reads them. They lie in one buffer, so that one copy brings them, and at places
+//! that depend on their lengths alone, so that recorded launches find those of other steps of the same shape.
+
+use std::ops::Range;
 
 use mosu_kernels::{
     Allocator, DType, Device, KernelError, Result, Tensor, View,
@@ -21,37 +24,57 @@ pub(crate) struct Inputs<'a> {
     pub sequences: PagedSequences<'a>,
 }
 
+/// Arrays start at multiples of so many elements: a cache line.
+const ALIGNMENT: usize = 32;
+
 /// Memory for the inputs of any step.
-pub(crate) struct InputBuffers {
-    /// u32 `[max_rows]`
-    token_ids: Tensor,
-    /// u32 `[max_rows]`
-    positions: Tensor,
-    /// u32 `[max_rows]`
-    slots: Tensor,
-    /// u32 `[max_rows + 1]`
-    cu_seqlens_q: Tensor,
-    /// u32 `[max_rows]`
-    context_lens: Tensor,
-    /// u32, tables of all sequences.
-    block_tables: Tensor,
+pub(crate) struct InputBuffer {
+    /// u32: the arrays, one behind the other.
+    words: Tensor,
+    /// The same, as the host packs them.
+    packed: Vec<u32>,
 }
 
-impl InputBuffers {
+/// Where the arrays of a step lie.
+struct Places {
+    token_ids: Range<usize>,
+    positions: Range<usize>,
+    slots: Range<usize>,
+    cu_seqlens_q: Range<usize>,
+    context_lens: Range<usize>,
+    block_tables: Range<usize>,
+    /// Last, since recorded launches do not read it.
+    pending: Range<usize>,
+}
+
+impl Places {
+    fn new(rows: usize, sequences: usize, table_entries: usize, pending: usize) -> Places {
+        let mut end = 0usize;
+        let mut place = |len: usize| {
+            let start = end.checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX);
+            end = start.saturating_add(len);
+            start..end
+        };
+        Places {
+            token_ids: place(rows),
+            positions: place(rows),
+            slots: place(rows),
+            cu_seqlens_q: place(sequences + 1),
+            context_lens: place(sequences),
+            block_tables: place(table_entries),
+            pending: place(2 * pending),
+        }
+    }
+}
+
+impl InputBuffer {
     /// Memory of `to` for steps of `max_rows` rows and block tables of `table_entries` KV blocks in all.
     ///
     /// # Errors
     /// When memory is short.
-    pub fn new(to: &Allocator<'_>, max_rows: usize, table_entries: usize) -> Result<InputBuffers> {
-        let zeros = |n: usize| to.zeros([n], DType::U32);
-        Ok(InputBuffers {
-            token_ids: zeros(max_rows)?,
-            positions: zeros(max_rows)?,
-            slots: zeros(max_rows)?,
-            cu_seqlens_q: zeros(max_rows + 1)?,
-            context_lens: zeros(max_rows)?,
-            block_tables: zeros(table_entries)?,
-        })
+    pub fn new(to: &Allocator<'_>, max_rows: usize, table_entries: usize) -> Result<InputBuffer> {
+        let words = Places::new(max_rows, max_rows, table_entries, max_rows).pending.end;
+        Ok(InputBuffer { words: to.zeros([words], DType::U32)?, packed: Vec::new() })
     }
 
     /// Copies a checked batch; tokens that are pending are taken from those `drawn`, u32 `[D]`, by the step before.
@@ -60,32 +83,46 @@ impl InputBuffers {
     /// When its block tables are larger than planned, or the device failed.
     pub fn load(&mut self, device: &Device, batch: &Batch, drawn: View<'_>) -> Result<Inputs<'_>> {
         let (rows, sequences) = (batch.num_rows(), batch.num_sequences());
-        let available = self.block_tables.shape().elements();
-        if batch.block_tables.len() > available {
+        let places = Places::new(rows, sequences, batch.block_tables.len(), batch.pending.len());
+        self.pack(batch, &places);
+        if self.packed.len() > self.words.shape().elements() {
             let found = batch.block_tables.len();
-            let reason = format!("block tables of {found} entries, planned are {available} (max_sequences)");
+            let reason = format!("block tables of {found} entries, more than planned (max_sequences)");
             return Err(KernelError::Argument { op: "inputs", reason });
         }
-        self.token_ids.copy_from(device, &batch.token_ids)?;
+        self.words.copy_from(device, &self.packed)?;
         if !batch.pending.is_empty() {
-            let pairs = batch.pending.iter().map(|pending| [pending.row, pending.drawn_by]);
-            ops::take_tokens(device, self.token_ids.view_mut()?, drawn, &pairs.collect::<Vec<_>>())?;
+            let (words, rest) = self.words.view_mut()?.split(rows)?;
+            let pairs = rest.as_view().slice(places.pending.start - rows, places.pending.len())?;
+            ops::take_tokens(device, words, drawn, pairs.prefix([batch.pending.len(), 2])?)?;
         }
-        self.positions.copy_from(device, &batch.positions)?;
-        self.slots.copy_from(device, &batch.slot_mapping)?;
-        self.cu_seqlens_q.copy_from(device, &batch.cu_seqlens_q)?;
-        self.context_lens.copy_from(device, &batch.context_lens)?;
-        self.block_tables.copy_from(device, &batch.block_tables)?;
+        let words = self.words.view();
+        let view = |place: &Range<usize>| words.slice(place.start, place.len());
         Ok(Inputs {
             rows,
-            token_ids: self.token_ids.rows(rows)?,
-            positions: self.positions.rows(rows)?,
-            slots: self.slots.rows(rows)?,
+            token_ids: view(&places.token_ids)?,
+            positions: view(&places.positions)?,
+            slots: view(&places.slots)?,
             sequences: PagedSequences {
-                cu_seqlens_q: self.cu_seqlens_q.rows(sequences + 1)?,
-                context_lens: self.context_lens.rows(sequences)?,
-                block_tables: self.block_tables.view().prefix([sequences, batch.block_table_width])?,
+                cu_seqlens_q: view(&places.cu_seqlens_q)?,
+                context_lens: view(&places.context_lens)?,
+                block_tables: view(&places.block_tables)?.prefix([sequences, batch.block_table_width])?,
             },
         })
+    }
+
+    fn pack(&mut self, batch: &Batch, places: &Places) {
+        self.packed.clear();
+        let mut add = |place: &Range<usize>, words: &mut dyn Iterator<Item = u32>| {
+            self.packed.resize(place.start, 0);
+            self.packed.extend(words);
+        };
+        add(&places.token_ids, &mut batch.token_ids.iter().copied());
+        add(&places.positions, &mut batch.positions.iter().copied());
+        add(&places.slots, &mut batch.slot_mapping.iter().copied());
+        add(&places.cu_seqlens_q, &mut batch.cu_seqlens_q.iter().copied());
+        add(&places.context_lens, &mut batch.context_lens.iter().copied());
+        add(&places.block_tables, &mut batch.block_tables.iter().copied());
+        add(&places.pending, &mut batch.pending.iter().flat_map(|pending| [pending.row, pending.drawn_by]));
     }
 }

@@ -6,14 +6,14 @@ use mosu_kernels::{Device, Result as DeviceResult};
 
 use crate::{
     Batch, ModelInfo, StepError, StepOutput, batch_check::BatchLimits, decoder::Decoder,
-    inputs::InputBuffers, recorded::RecordedSteps, sampler::Sampler, workspace::LOGIT_ROWS,
+    inputs::InputBuffer, recorded::RecordedSteps, sampler::Sampler, workspace::LOGIT_ROWS,
 };
 pub use load::{LoadFormat, LoadProgress, ModelOptions};
 
 /// Weights, KV blocks and workspace of one decoder. What lies in which KV block is the caller's business.
 pub struct Model {
     device: Device,
-    inputs: InputBuffers,
+    inputs: InputBuffer,
     recorded: RecordedSteps,
     record_steps: bool,
     decoder: Decoder,

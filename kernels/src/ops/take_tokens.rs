@@ -14,26 +14,34 @@ pub fn take_tokens_scratch_bytes(pairs: usize) -> usize {
 ///
 /// - `ids`: u32 `[T]`
 /// - `drawn`: u32 `[D]`
+/// - `pairs`: u32 `[n, 2]`, t below T and d below D
 ///
 /// # Errors
 /// When shapes or types do not fit, or an index is out of range.
-pub fn take_tokens(device: &Device, ids: ViewMut<'_>, drawn: View<'_>, pairs: &[[u32; 2]]) -> Result<()> {
+pub fn take_tokens(device: &Device, mut ids: ViewMut<'_>, drawn: View<'_>, pairs: View<'_>) -> Result<()> {
     let check = Check("take_tokens");
-    let ([rows], [draws]) = (check.dims("ids", &ids)?, check.dims("drawn", &drawn)?);
+    let [rows] = check.dims("ids", &ids)?;
+    let [draws] = check.dims("drawn", &drawn)?;
+    let [count, _] = check.dims("pairs", &pairs)?;
     check.dtype("ids", &ids, DType::U32)?;
     check.dtype("drawn", &drawn, DType::U32)?;
-    let outside = pairs.iter().find(|&&[t, d]| t as usize >= rows || d as usize >= draws);
-    check.that(outside.is_none(), || format!("pair {outside:?} of {rows} ids and {draws} drawn tokens"))?;
+    check.is("pairs", &pairs, [count, 2], DType::U32)?;
     match device {
         Device::Cpu(_) => {
-            let (ids, drawn) = (ids.into_mut_slice::<u32>()?, drawn.as_slice::<u32>()?);
+            let (drawn, pairs) = (drawn.as_slice::<u32>()?, pairs.as_slice::<u32>()?);
+            let pairs = pairs.as_chunks::<2>().0;
+            let outside = pairs.iter().find(|&&[t, d]| t as usize >= rows || d as usize >= draws);
+            check.that(outside.is_none(), || {
+                format!("pair {outside:?} of {rows} ids and {draws} drawn tokens")
+            })?;
+            let ids = ids.into_mut_slice::<u32>()?;
             for &[t, d] in pairs {
                 let token = drawn[d as usize];
                 ids[t as usize] = if token == NO_TOKEN { 0 } else { token };
             }
             Ok(())
         }
-        Device::Cuda(gpu) => cuda::take_tokens(gpu, ids, drawn, pairs),
+        Device::Cuda(gpu) => cuda::take_tokens(gpu, &mut ids, drawn, pairs),
     }
 }
 
@@ -48,16 +56,20 @@ mod tests {
             let drawn = upload(&device, [4], &[70u32, 71, NO_TOKEN, 73]);
             let ids: Vec<u32> = (0..600).collect();
             let mut ids = upload(&device, [600], &ids);
-            let pairs: Vec<[u32; 2]> = (0..300).map(|i| [2 * i, i % 4]).collect();
-            take_tokens(&device, ids.view_mut().unwrap(), drawn.view(), &pairs).unwrap();
-            take_tokens(&device, ids.view_mut().unwrap(), drawn.view(), &[]).unwrap();
+            let mut take = |pairs: &[u32]| {
+                let pairs = upload(&device, [pairs.len() / 2, 2], pairs);
+                take_tokens(&device, ids.view_mut().unwrap(), drawn.view(), pairs.view())
+            };
+            take(&(0..300).flat_map(|i| [2 * i, i % 4]).collect::<Vec<u32>>()).unwrap();
+            take(&[]).unwrap();
+            if let Device::Cpu(_) = device {
+                for wrong in [[600, 0], [0, 4]] {
+                    let error = take(&wrong).unwrap_err().to_string();
+                    assert!(error.contains("of 600 ids and 4 drawn tokens"), "{error}");
+                }
+            }
             let expected = (0..600).map(|t| if t % 2 == 1 { t } else { [70, 71, 0, 73][t as usize / 2 % 4] });
             assert_eq!(ids.to_vec::<u32>(&device).unwrap(), expected.collect::<Vec<_>>());
-            for wrong in [[600, 0], [0, 4]] {
-                let error =
-                    take_tokens(&device, ids.view_mut().unwrap(), drawn.view(), &[wrong]).unwrap_err();
-                assert!(error.to_string().contains("of 600 ids and 4 drawn tokens"), "{error}");
-            }
         }
     }
 }

@@ -47,6 +47,17 @@ impl<'a> DataMut<'a> {
         }
     }
 
+    /// The first `bytes` bytes, and the rest.
+    fn split(self, bytes: usize) -> (DataMut<'a>, DataMut<'a>) {
+        match self {
+            DataMut::Host(data) => {
+                let (first, rest) = data.split_at_mut(bytes);
+                (DataMut::Host(first), DataMut::Host(rest))
+            }
+            DataMut::Cuda(address, _) => (DataMut::cuda(address), DataMut::cuda(address.offset(bytes))),
+        }
+    }
+
     /// As [`Data::part`].
     fn part(self, start: usize, bytes: usize) -> DataMut<'a> {
         match self {
@@ -288,6 +299,18 @@ impl<'a> ViewMut<'a> {
         let row_bytes = self.shape.row_elements() * self.dtype.size();
         let data = self.data.part(start * row_bytes, rows * row_bytes);
         Ok(ViewMut { data, shape: self.shape.with_rows(rows), dtype: self.dtype })
+    }
+
+    /// Entries `0..rows` of the outermost dimension, and those behind them.
+    ///
+    /// # Errors
+    /// When there are fewer.
+    pub fn split(self, rows: usize) -> Result<(ViewMut<'a>, ViewMut<'a>)> {
+        check_rows(self.shape, 0, rows)?;
+        let rest = self.shape.dims().first().map_or(0, |all| all - rows);
+        let (first, second) = self.data.split(rows * self.shape.row_elements() * self.dtype.size());
+        let part = |data, rows| ViewMut { data, shape: self.shape.with_rows(rows), dtype: self.dtype };
+        Ok((part(first, rows), part(second, rest)))
     }
 
     /// The first elements as a tensor of another shape.

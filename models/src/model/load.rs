@@ -12,7 +12,7 @@ use crate::{
     dummy::DummyWeights,
     end_tokens::EndTokens,
     families::{self, Family},
-    inputs::InputBuffers,
+    inputs::InputBuffer,
     memory::Memory,
     plan::{Planner, table_entries},
     recorded::RecordedSteps,
@@ -186,7 +186,7 @@ impl Planned {
         self.weights.begin(Pass::Load);
         let weights = weights::load(&mut *self.weights, &spec, &self.names, &to, progress)?;
         let table_entries = table_entries(options, plan.max_model_len);
-        let inputs = InputBuffers::new(&to, max_rows, table_entries)?;
+        let inputs = InputBuffer::new(&to, max_rows, table_entries)?;
         let limits = BatchLimits {
             max_rows,
             vocab_size: spec.vocab_size,

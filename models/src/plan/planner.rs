@@ -6,7 +6,7 @@ use super::MemoryPlan;
 use crate::{
     AttentionSpec, DecoderSpec, LayerSpec, LoadError, ModelOptions,
     error::Size,
-    inputs::InputBuffers,
+    inputs::InputBuffer,
     kv_cache::{BLOCK_SIZE, KvBlocks},
     memory::Memory,
     position_tables::PositionTables,
@@ -119,7 +119,7 @@ impl Planner<'_> {
         let device = &self.options.device;
         let (tables, inputs) = (Allocator::planning(device), Allocator::planning(device));
         PositionTables::new(&tables, self.spec, len)?;
-        InputBuffers::new(&inputs, self.options.max_batch_tokens, table_entries(self.options, len))?;
+        InputBuffer::new(&inputs, self.options.max_batch_tokens, table_entries(self.options, len))?;
         let kv_cache = self.kv_bytes(blocks)?;
         let kept_free = match (device, self.options.kv_cache_bytes) {
             (Device::Cpu(_), None) => kv_cache,

@@ -56,8 +56,8 @@ fn takes_what_all_sequences_need() {
     assert_eq!((plan.max_model_len, plan.num_kv_blocks, plan.concurrency()), (100, 21, 3));
     let shares = [plan.weights, plan.sampler, plan.kv_cache, plan.kept_free];
     assert_eq!(shares, [1000, 24, 21 * BLOCK, 21 * BLOCK]);
-    // cos and sin of 4 angles; 4 numbers per row and one more, and 7 KV blocks for each of 3 sequences.
-    assert_eq!((plan.position_tables, plan.inputs), (100 * 4 * 4 * 2, 4 * (5 * 64 + 1 + 3 * 7)));
+    // cos and sin of 4 angles; 7 numbers per row and one more, and 7 KV blocks for each of 3 sequences, in lines of 32.
+    assert_eq!((plan.position_tables, plan.inputs), (100 * 4 * 4 * 2, 4 * (7 * 64 + 32 + 32)));
     assert_eq!((plan.scratch, plan.spare_kv_blocks), (0, 0), "those of GPUs");
 }
 

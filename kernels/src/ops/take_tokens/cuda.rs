@@ -9,14 +9,13 @@ const THREADS: usize = 128;
 
 pub(super) fn take_tokens(
     gpu: &CudaDevice,
-    mut ids: ViewMut<'_>,
+    ids: &mut ViewMut<'_>,
     drawn: View<'_>,
-    pairs: &[[u32; 2]],
+    pairs: View<'_>,
 ) -> Result<()> {
-    let scratch = gpu.scratch(size_of_val(pairs))?;
-    gpu.write(scratch, bytemuck::cast_slice(pairs))?;
+    let count = pairs.shape().dims()[0];
     let mut args = Args::new();
-    args.write(&mut ids).read(&drawn).pointer(scratch).u32(pairs.len() as u32);
-    let blocks = [pairs.len().div_ceil(THREADS) as u32, 1, 1];
+    args.write(ids).read(&drawn).read(&pairs).u32(count as u32);
+    let blocks = [count.div_ceil(THREADS) as u32, 1, 1];
     gpu.launch("take_tokens_u32", Grid { blocks, threads: THREADS as u32, shared_bytes: 0 }, &args)
 }
