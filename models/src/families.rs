@@ -88,6 +88,7 @@ const FAMILIES: &[(&str, ReadConfig)] = &[
     ("MixtralForCausalLM", mixtral::read),
     ("PanguEmbeddedForCausalLM", pangu::read),
     ("PanguProMoEForCausalLM", pangu::read_pro_moe),
+    ("PanguUltraMoEForCausalLM", pangu::read_ultra_moe),
     ("Phi3ForCausalLM", phi::read),
     ("PhiMoEForCausalLM", phi::read_moe),
     ("PhimoeForCausalLM", phi::read_moe),

@@ -5,8 +5,8 @@ mod load;
 use mosu_kernels::{Device, Result as DeviceResult};
 
 use crate::{
-    Batch, ModelInfo, StepError, StepOutput, batch_check::BatchLimits, decoder::Decoder,
-    inputs::InputBuffer, recorded::RecordedSteps, sampler::Sampler, workspace::LOGIT_ROWS,
+    Batch, ModelInfo, StepError, StepOutput, batch_check::BatchLimits, decoder::Decoder, inputs::InputBuffer,
+    recorded::RecordedSteps, sampler::Sampler, workspace::LOGIT_ROWS,
 };
 pub use load::{LoadFormat, LoadProgress, ModelOptions};
 

@@ -1,5 +1,5 @@
 //! DeepSeek V2 and V3 (R1, V3.1): latent attention; the first layers dense, the others with many experts and a network
-//! beside them.
+//! beside them. Of a key's names the second is openPangu Ultra MoE's.
 
 use mosu_kernels::ops::{GroupRank, Renormalize, RopeLayout, Router, RouterScore};
 
@@ -74,9 +74,10 @@ struct Variant {
 }
 
 /// Which layers have experts: every so many, after the first ones.
-fn sparse_layers(config: &ConfigJson) -> Result<Vec<bool>, LoadError> {
+pub(super) fn sparse_layers(config: &ConfigJson) -> Result<Vec<bool>, LoadError> {
     let num_layers = config.count("num_hidden_layers", MAX_LAYERS)?;
-    let first = config.index_or("first_k_dense_replace", MAX_LAYERS, 0)?;
+    let key = config.first_of(&["first_k_dense_replace", "num_dense_layers"]);
+    let first = config.index_or(key, MAX_LAYERS, 0)?;
     let interval = config.optional_count("moe_layer_freq", MAX_LAYERS)?.unwrap_or(1);
     Ok((0..num_layers).map(|index| index >= first && index.is_multiple_of(interval)).collect())
 }
@@ -96,7 +97,8 @@ fn read(config: &ConfigJson, variant: Variant) -> Result<(DecoderSpec, TensorNam
         .into_iter()
         .map(|is_sparse| layer(attention.clone(), if is_sparse { sparse.clone() } else { dense.clone() }))
         .collect();
-    let extra_layers = config.index_or("num_nextn_predict_layers", MAX_LAYERS, extra_layers)?;
+    let key = config.first_of(&["num_nextn_predict_layers", "num_mtp_layers"]);
+    let extra_layers = config.index_or(key, MAX_LAYERS, extra_layers)?;
     Ok((base.decoder(layers), TensorNames { qkv: QkvNames::LATENT, extra_layers, ..TensorNames::LLAMA }))
 }
 
@@ -106,21 +108,22 @@ fn attention(
     base: &mut Base,
     rope_layout: RopeLayout,
 ) -> Result<AttentionSpec, LoadError> {
-    let nope_dim = config.count("qk_nope_head_dim", MAX_HEAD_DIM)?;
-    let rope_dim = config.count("qk_rope_head_dim", MAX_HEAD_DIM)?;
+    let nope_dim = config.count(config.first_of(&["qk_nope_head_dim", "attention_qk_dim"]), MAX_HEAD_DIM)?;
+    let rope_dim =
+        config.count(config.first_of(&["qk_rope_head_dim", "attention_qk_rope_dim"]), MAX_HEAD_DIM)?;
+    let value_dim = config.count(config.first_of(&["v_head_dim", "attention_v_dim"]), MAX_HEAD_DIM)?;
+    let kv_rank = config.count(config.first_of(&["kv_lora_rank", "attention_kv_lora_dim"]), MAX_WIDTH)?;
+    let q_rank =
+        config.optional_count(config.first_of(&["q_lora_rank", "attention_q_lora_dim"]), MAX_WIDTH)?;
     let narrow = |rank| LowRankSpec { rank, norm_eps: LATENT_EPS };
-    let latent_kv = LatentSpec {
-        latent: narrow(config.count("kv_lora_rank", MAX_WIDTH)?),
-        nope_dim,
-        value_dim: config.count("v_head_dim", MAX_HEAD_DIM)?,
-    };
+    let latent_kv = LatentSpec { latent: narrow(kv_rank), nope_dim, value_dim };
     let rope = rope::read(config, rope_dim, &Defaults { rope_layout, ..DEFAULTS })?;
     base.extend_context(&rope.scaling);
     let head_dim = nope_dim + rope_dim;
     Ok(AttentionSpec {
         num_kv_heads: 1,
         head_dim,
-        low_rank_q: config.optional_count("q_lora_rank", MAX_WIDTH)?.map(narrow),
+        low_rank_q: q_rank.map(narrow),
         latent_kv: Some(latent_kv),
         scale: ((head_dim as f64).powf(-0.5) * mscale(config, &rope.scaling)?.powi(2)) as f32,
         rope: Some(rope),
@@ -146,7 +149,8 @@ fn routed_scale(config: &ConfigJson) -> Result<f32, LoadError> {
 /// Experts chosen by softmax, and a network beside them.
 fn experts(config: &ConfigJson) -> Result<MoeSpec, LoadError> {
     let width = config.count("moe_intermediate_size", MAX_WIDTH)?;
-    let shared = match config.index_or("n_shared_experts", MAX_EXPERTS, 1)? {
+    let key = config.first_of(&["n_shared_experts", "num_shared_experts"]);
+    let shared = match config.index_or(key, MAX_EXPERTS, 1)? {
         0 => None,
         number => ffn::shared(ffn::gated(config, number * width, false)?),
     };

@@ -59,9 +59,10 @@ pub(super) fn dense(config: &ConfigJson, bias: bool) -> Result<FfnSpec, LoadErro
 }
 
 /// Experts without anything beside them, chosen by softmax. transformers 5 writes `num_local_experts` where the hub's
-/// files have `num_experts` or `n_routed_experts`.
+/// files have `num_experts`, `n_routed_experts` or `num_routed_experts`.
 pub(super) fn experts(config: &ConfigJson, intermediate_size: usize) -> Result<MoeSpec, LoadError> {
-    let key = config.first_of(&["num_local_experts", "num_experts", "n_routed_experts"]);
+    let keys = ["num_local_experts", "num_experts", "n_routed_experts", "num_routed_experts"];
+    let key = config.first_of(&keys);
     let num_experts = config.count(key, MAX_EXPERTS)?;
     let num_experts_per_tok = config.count("num_experts_per_tok", num_experts)?;
     moe(config, num_experts, num_experts_per_tok, intermediate_size)

@@ -1,5 +1,5 @@
 //! openPangu-Embedded: Llama with biases in attention. Pangu Pro MoE: experts in groups, of each of which the best one
-//! is visited, weighted by a learned factor.
+//! is visited, weighted by a learned factor. openPangu Ultra MoE: DeepSeek V3 with a norm behind each branch.
 
 use mosu_kernels::ops::{ExpertGroups, Router};
 
@@ -8,6 +8,7 @@ use crate::{
     config_json::ConfigJson,
     families::{
         base::{Base, DEFAULTS, Defaults, MAX_WIDTH},
+        deepseek,
         ffn::{self, SOFTMAX},
         qwen_moe,
     },
@@ -42,4 +43,35 @@ pub(super) fn read_pro_moe(config: &ConfigJson) -> Result<(DecoderSpec, TensorNa
         ..moe
     };
     Ok((base.uniform(attention, FfnSpec::Moe(moe)), qwen_moe::SHARED_NAMES))
+}
+
+/// openPangu Ultra MoE.
+pub(super) fn read_ultra_moe(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadError> {
+    for key in ["sliding_window", "sliding_window_list"] {
+        config.refuse(key, "windows are not supported for this architecture")?;
+    }
+    let sparse_layers = deepseek::sparse_layers(config)?;
+    let (mut spec, names) = deepseek::read_like_v3(config, 1e-5, sparse_layers)?;
+    let post_norms = config.flag("sandwich_norm", false)?;
+    let selection_bias = config.flag("router_enable_expert_bias", false)?;
+    let norm_eps = spec.norm.eps;
+    for layer in &mut spec.layers {
+        layer.post_norms = post_norms;
+        // The norms of the narrow layers are like all others.
+        let AttentionSpec { low_rank_q, latent_kv, .. } = &mut layer.attention;
+        let narrow = low_rank_q.iter_mut().chain(latent_kv.as_mut().map(|kv| &mut kv.latent));
+        narrow.for_each(|low_rank| low_rank.norm_eps = norm_eps);
+        if let FfnSpec::Moe(moe) = &mut layer.ffn {
+            moe.selection_bias = selection_bias;
+        }
+    }
+    let names = match post_norms {
+        true => TensorNames {
+            attention_post_norm: "post_attention_layernorm",
+            ffn_norm: "pre_mlp_layernorm",
+            ..names
+        },
+        false => names,
+    };
+    Ok((spec, names))
 }

@@ -215,6 +215,33 @@ fn experts_are_read_in_both_dialects() {
     assert!(message.contains("`num_experts_per_tok`: expected an integer from 1 to 2, found 3"), "{message}");
 }
 
+#[test]
+fn families_like_deepseek_v3_differ_in_norms_layers_and_bias() {
+    let sizes = json!({"num_key_value_heads": 4, "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
+        "kv_lora_rank": 48, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 8});
+    let read = |architecture: &str, changes: Value| {
+        let config = with(with(llama(), sizes.clone()), json!({"architectures": [architecture]}));
+        read_spec(&with(config, changes))
+    };
+    let sparse =
+        |spec: &DecoderSpec| spec.layers.iter().map(|layer| layer.ffn.moe().is_some()).collect::<Vec<_>>();
+    let latent_eps = |spec: &DecoderSpec| spec.layers[1].attention.latent_kv.unwrap().latent.norm_eps;
+
+    let deepseek = read("DeepseekV3ForCausalLM", json!({})).unwrap();
+    assert_eq!((deepseek.norm.eps, latent_eps(&deepseek), sparse(&deepseek)), (1e-6, 1e-6, vec![true, true]));
+    let glm = read("Glm4MoeLiteForCausalLM", json!({})).unwrap();
+    assert_eq!((glm.norm.eps, latent_eps(&glm), sparse(&glm)), (1e-5, 1e-6, vec![false, true]));
+
+    let ultra = |changes| read("PanguUltraMoEForCausalLM", changes);
+    let plain = ultra(json!({"num_dense_layers": 1})).unwrap();
+    assert_eq!((plain.norm.eps, latent_eps(&plain), sparse(&plain)), (1e-5, 1e-5, vec![false, true]));
+    assert!(!plain.layers[1].post_norms && !plain.layers[1].ffn.moe().unwrap().selection_bias);
+    let with_both = ultra(json!({"sandwich_norm": true, "router_enable_expert_bias": true})).unwrap();
+    assert!(with_both.layers[1].post_norms && with_both.layers[1].ffn.moe().unwrap().selection_bias);
+    let message = ultra(json!({"sliding_window": 7})).unwrap_err().to_string();
+    assert!(message.contains("`sliding_window`: windows are not supported"), "{message}");
+}
+
 /// Published sizes, from the shapes alone: Llama-3.2-1B and Qwen3-30B-A3B.
 #[test]
 fn parameters_are_counted() {

@@ -110,6 +110,7 @@ pub const EXACT: &[&str] = &[
     "mixtral",
     "pangu_embedded",
     "pangu_pro_moe",
+    "pangu_ultra_moe",
     "phi3",
     "phi3_5_moe",
     "phi3_long",
