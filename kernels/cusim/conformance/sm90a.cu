@@ -36,6 +36,34 @@ static __device__ __forceinline__ void product(uint32_t* out, const uint32_t* in
   }
 #endif
 }
+
+// in: a [64, 16], b [16, N] -> out [64, N]; b in panels of 64 columns.
+template <int N>
+static __device__ __forceinline__ void product_by_rows(uint32_t* out, const uint32_t* in) {
+#if defined(CUSIM) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  DYN_SMEM(uint32_t, tile);
+  for (int i = threadIdx.x; i < 16 * N / 2; i += THREADS) {
+    const int row = i / (N / 2), word = i % (N / 2);
+    tile[word / 32 * 16 * 32 + row * 32 + ((word % 32 / 4 ^ row % 8) * 4 + word % 4)] = in[64 * 8 + i];
+  }
+  fence_async_proxy();
+  __syncthreads();
+  const int row = 16 * warp_id() + lane_id() / 4, pair = lane_id() % 4;
+  uint32_t fragment[4];
+  for (int i = 0; i < 4; i++) fragment[i] = in[(row + i % 2 * 8) * 8 + pair + i / 2 * 4];
+  float d[N / 2];
+  for (int i = 0; i < N / 2; i++) d[i] = 0.0f;
+  wgmma_fence();
+  wgmma_bf16_by_rows(d, fragment, wgmma_panels(tile, 16 * 128));
+  wgmma_commit();
+  wgmma_wait<0>();
+  for (int i = 0; i < N / 2; i++) {
+    out[(row + i / 2 % 2 * 8) * N + i / 4 * 8 + pair * 2 + i % 2] = __float_as_uint(d[i]);
+  }
+#endif
+}
+CONFORMANCE(conformance_wgmma_n64_by_rows) { product_by_rows<64>(out, in); }
+CONFORMANCE(conformance_wgmma_n256_by_rows) { product_by_rows<256>(out, in); }
 CONFORMANCE(conformance_wgmma_n8_swizzled) { product<8, Layout::Swizzled>(out, in); }
 CONFORMANCE(conformance_wgmma_n64_swizzled) { product<64, Layout::Swizzled>(out, in); }
 CONFORMANCE(conformance_wgmma_n64_rounding) { product<64, Layout::Swizzled>(out, in); }

@@ -19,7 +19,7 @@ constexpr uint32_t POISON = 0xff80cafe;  // a signalling NaN: any arithmetic mak
 struct Product {
   int registers;  // accumulators per thread: 2 * registers columns
   uint64_t a, b;
-  bool a_in_registers, accumulate;
+  bool a_in_registers, b_by_rows, accumulate;
   int group;
   float* d[THREADS];
   uint32_t a_registers[THREADS][4];
@@ -92,11 +92,26 @@ float bf16_value(uint16_t bits) {
   return f;
 }
 
-void check_operand(uint64_t descriptor, int rows) {
+// Likewise for B with N contiguous: elements [8 * chunk, 8 * chunk + 8) of row k, in panels of 64 columns.
+template <class Visit>
+void for_chunks_by_rows(uint64_t descriptor, int columns, Visit visit) {
+  if (descriptor >> 62 != 1) fail("UNSUPPORTED: N contiguous in wgmma's B without the swizzle of 128 bytes");
+  const uint32_t start = (descriptor & 0x3fff) << 4, panel_step = (descriptor >> 16 & 0x3fff) << 4;
+  const uint32_t row_step = (descriptor >> 32 & 0x3fff) << 4;  // of eight rows
+  for (int k = 0; k < K; k++) {
+    for (int chunk = 0; chunk < columns / 8; chunk++) {
+      const uint32_t row = start + chunk / 8 * panel_step + k / 8 * row_step + k % 8 * 128;
+      visit(k, chunk, shared_pointer(swizzled(row + chunk % 8 * 16, 128), 16));
+    }
+  }
+}
+
+void check_operand(uint64_t descriptor, int rows, bool by_rows) {
   if (descriptor >> 49 & 7) fail("UNSUPPORTED: wgmma descriptors with a base offset");
   if (!options.check) return;
   Fibre& f = any_warps_first_lane();
-  for_chunks(descriptor, rows, [&](int, int, const char* p) { shared_wgmma_check(p, 16, f); });
+  const auto check = [&](int, int, const char* p) { shared_wgmma_check(p, 16, f); };
+  by_rows ? for_chunks_by_rows(descriptor, rows, check) : for_chunks(descriptor, rows, check);
 }
 
 void load_operand(uint64_t descriptor, int rows, float (*to)[K]) {
@@ -106,6 +121,16 @@ void load_operand(uint64_t descriptor, int rows, float (*to)[K]) {
     uint16_t bits[8];
     memcpy(bits, p, sizeof bits);
     for (int i = 0; i < 8; i++) to[row][8 * chunk + i] = bf16_value(bits[i]);
+  });
+}
+
+void load_b_by_rows(uint64_t descriptor, int columns, float (*to)[256]) {
+  Fibre& f = any_warps_first_lane();
+  for_chunks_by_rows(descriptor, columns, [&](int k, int chunk, const char* p) {
+    if (options.check) shared_wgmma_record(p, 16, f);
+    uint16_t bits[8];
+    memcpy(bits, p, sizeof bits);
+    for (int i = 0; i < 8; i++) to[k][8 * chunk + i] = bf16_value(bits[i]);
   });
 }
 
@@ -126,7 +151,7 @@ struct Issue {
   int registers;
   uint64_t a, b;
   const uint32_t* a_registers;
-  bool accumulate;
+  bool b_by_rows, accumulate;
 };
 
 // Takes the accumulators' values, unless an earlier product has them, and poisons the registers.
@@ -145,7 +170,15 @@ void take_values(Warpgroup& group, const Product& p) {
 void issue(Warpgroup& group) {
   const Issue& first = *static_cast<const Issue*>(group.arguments[0]);
   if (!group.fenced) fail("INVALID: wgmma without a wgmma_fence before it");
-  Product p{first.registers, first.a, first.b, first.a_registers != nullptr, first.accumulate, group.open_group, {}, {}};
+  Product p{first.registers,
+            first.a,
+            first.b,
+            first.a_registers != nullptr,
+            first.b_by_rows,
+            first.accumulate,
+            group.open_group,
+            {},
+            {}};
   for (int t = 0; t < THREADS; t++) {
     const Issue& mine = *static_cast<const Issue*>(group.arguments[t]);
     if (mine.a != first.a || mine.b != first.b || mine.accumulate != first.accumulate) {
@@ -154,8 +187,8 @@ void issue(Warpgroup& group) {
     p.d[t] = mine.d;
     if (mine.a_registers) memcpy(p.a_registers[t], mine.a_registers, sizeof p.a_registers[t]);
   }
-  if (!p.a_in_registers) check_operand(p.a, 64);
-  check_operand(p.b, 2 * p.registers);
+  if (!p.a_in_registers) check_operand(p.a, 64, false);
+  check_operand(p.b, 2 * p.registers, p.b_by_rows);
   take_values(group, p);
   group.products.push_back(p);
 }
@@ -174,9 +207,13 @@ void compute(Product& p, std::vector<float>& values) {
   static float a[64][K], b[256][K], b_by_k[K][256], d[64][256];
   const int columns = 2 * p.registers;
   p.a_in_registers ? load_a_registers(p, a) : load_operand(p.a, 64, a);
-  load_operand(p.b, columns, b);
-  for (int j = 0; j < columns; j++) {
-    for (int k = 0; k < K; k++) b_by_k[k][j] = b[j][k];
+  if (p.b_by_rows) {
+    load_b_by_rows(p.b, columns, b_by_k);
+  } else {
+    load_operand(p.b, columns, b);
+    for (int j = 0; j < columns; j++) {
+      for (int k = 0; k < K; k++) b_by_k[k][j] = b[j][k];
+    }
   }
   const auto element = [&](int t, int i) -> float& {
     return d[16 * (t / 32) + t % 32 / 4 + i / 2 % 2 * 8][i / 4 * 8 + t % 4 * 2 + i % 2];
@@ -226,8 +263,9 @@ void wgmma_begin_block() {
   for (Warpgroup& group : warpgroups) group = Warpgroup{};
 }
 
-void wgmma_bf16(float* d, int registers, uint64_t a, const uint32_t* a_registers, uint64_t b, bool accumulate) {
-  const Issue argument{d, registers, a, b, a_registers, accumulate};
+void wgmma_bf16(float* d, int registers, uint64_t a, const uint32_t* a_registers, uint64_t b, bool b_by_rows,
+                bool accumulate) {
+  const Issue argument{d, registers, a, b, a_registers, b_by_rows, accumulate};
   access_site = __builtin_return_address(0);
   Warpgroup& group = my_group();
   if (!meet(group, "wgmma_bf16", &argument)) return;

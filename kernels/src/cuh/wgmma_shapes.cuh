@@ -86,6 +86,12 @@
         ", %" #r2 ", %" #r3 "}, %" #r4 ", accumulate, 1, 1, 0;\n}"                                          \
         : WGMMA_OUT##N                                                                                      \
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));           \
+  }                                                                                                         \
+  DEVICE void wgmma_bf16_by_rows(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b) {                   \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" WGMMA_D##N "}, {%" #r0        \
+                 ", %" #r1 ", %" #r2 ", %" #r3 "}, %" #r4 ", 1, 1, 1, 1;"                                   \
+                 : WGMMA_OUT##N                                                                             \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                     \
   }
 WGMMA_SHAPE(8, 4, 5, 6, 7, 8, 9)
 WGMMA_SHAPE(16, 8, 9, 10, 11, 12, 13)

@@ -98,8 +98,9 @@ void mbarrier_arrive(uint64_t* barrier, uint32_t expected_bytes);
 void mbarrier_wait(uint64_t* barrier, uint32_t parity);
 void tma_load_2d(void* to, const void* map, int column, int row, uint64_t* barrier);
 void fence_async_proxy();
-// d is 64 x 2 * `registers`; A in registers where `a_registers` is not null.
-void wgmma_bf16(float* d, int registers, uint64_t a, const uint32_t* a_registers, uint64_t b, bool accumulate);
+// d is 64 x 2 * `registers`; A in registers where `a_registers` is not null; `b_by_rows`: N is contiguous in B.
+void wgmma_bf16(float* d, int registers, uint64_t a, const uint32_t* a_registers, uint64_t b, bool b_by_rows,
+                bool accumulate);
 void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait(int pending);

@@ -71,6 +71,16 @@ pub fn product(input: &[u32]) -> Vec<u32> {
     a.chunks(16).flat_map(|a| b.chunks(16).map(move |b| dot(a, b))).collect()
 }
 
+/// a [64, 16] * b [16, n].
+pub fn product_by_rows(input: &[u32]) -> Vec<u32> {
+    let values: Vec<f32> = input.iter().flat_map(|&w| [bf16_low(w), bf16_high(w)]).collect();
+    let (a, b) = values.split_at(64 * 16);
+    let n = b.len() / 16;
+    let dot =
+        |a: &[f32], j: usize| a.iter().zip(b.chunks(n)).map(|(x, row)| x * row[j]).sum::<f32>().to_bits();
+    a.chunks(16).flat_map(|a| (0..n).map(move |j| dot(a, j))).collect()
+}
+
 pub fn exp2(input: &[u32]) -> Vec<u32> {
     input.iter().map(|&x| f32::from_bits(x).exp2().to_bits()).collect()
 }

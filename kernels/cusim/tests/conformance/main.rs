@@ -114,6 +114,8 @@ const SM90A: &[Wrapper] = &[
     Wrapper::new("wgmma_n128_plain", 1536, bf16_integers, product),
     Wrapper::new("wgmma_n16_registers", 640, bf16_integers, product),
     Wrapper::new("wgmma_n256_registers", 2560, bf16_integers, product),
+    Wrapper::new("wgmma_n64_by_rows", 1024, bf16_integers, product_by_rows),
+    Wrapper::new("wgmma_n256_by_rows", 2560, bf16_integers, product_by_rows),
 ];
 
 impl File {
