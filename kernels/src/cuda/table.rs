@@ -120,6 +120,18 @@ pub(crate) const KERNEL_FILES: &[KernelFile] = &[
             "paged_attention_mma192_bf16",
             "paged_attention_mma256_bf16",
             "paged_attention_mma512_bf16",
+            "paged_attention_mma32_tall_bf16",
+            "paged_attention_mma64_tall_bf16",
+            "paged_attention_mma96_tall_bf16",
+            "paged_attention_mma128_tall_bf16",
+            "paged_attention_mma192_tall_bf16",
+            "paged_attention_mma256_tall_bf16",
+        ],
+    },
+    KernelFile {
+        name: "paged_attention_plain.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &[
             "paged_attention_plain_f32",
             "paged_attention_plain_bf16",
             "paged_attention_combine_f32",

@@ -1,10 +1,10 @@
-// What the paged attention kernels share: which queries a thread block works on, which keys they see, and how the
-// parts of a softmax become one.
+// What the paged attention kernels share: which queries a thread block works on, which keys they see, and how
+// the parts of a softmax become one.
 //
-// The keys of a row are walked in splits of SPLIT positions that start at multiples of SPLIT. Each split has a softmax
-// of its own, and the splits are merged in ascending order. So the bits of a row depend on its position alone: not on
-// the rows beside it, nor on whether one thread block walks all splits or each has its own.
-// Scores are in units of log2, so that weights are powers of two.
+// The keys of a row are walked in splits of SPLIT positions that start at multiples of SPLIT. Each split has
+// a softmax of its own, and the splits are merged in ascending order. So the bits of a row depend on its
+// position alone: not on the rows beside it, nor on whether one thread block walks all splits or each has its
+// own. Scores are in units of log2, so that weights are powers of two.
 #pragma once
 #include "any_floats.cuh"
 
@@ -22,7 +22,7 @@ struct AttentionShape {
   uint32_t splits;         // 1: a thread block walks all splits; else the grid's z says which one
   uint32_t window, chunk;  // see first_visible
   int sinks_type;
-  float scale, softcap;    // softcap 0: none
+  float scale, softcap, per_softcap;  // per_softcap is 1 / softcap; softcap 0: none
 };
 
 // The arguments of an attention kernel: T rows, S sequences, M entries of each block table.
@@ -42,28 +42,38 @@ struct Attention : AttentionShape {
 
   __device__ __forceinline__ uint32_t group() const { return heads / kv_heads; }
 
+  // Scores are scaled dot products and nothing more.
+  __device__ __forceinline__ bool scales_only() const {
+    return softcap == 0.0f && temperature == nullptr && slopes == nullptr;
+  }
+
+  // The score then. Kernels must agree: it is never fused with what follows.
+  __device__ __forceinline__ float scaled(float dot) const {
+    return __fmul_rn(dot, __fmul_rn(scale, LOG2_E));
+  }
+
   // The first position that the query at `position` sees; the last is its own. chunk 0: no chunks.
   __device__ __forceinline__ uint32_t first_visible(uint32_t position) const {
     if (chunk > 0) return position / chunk * chunk;
     return position < window ? 0 : position - window + 1;
   }
 
-  // First element of the key or value at `position`, which lies in KV block `block`.
-  __device__ __forceinline__ size_t slot(uint32_t block, uint32_t kv_head, uint32_t position) const {
-    const uint32_t offset = position & ((1u << block_shift) - 1);
-    return ((((size_t)block * kv_heads + kv_head) << block_shift) + offset) * head_dim;
+  // First element of a head's keys or values in KV block `block`.
+  __device__ __forceinline__ size_t block_start(uint32_t block, uint32_t kv_head) const {
+    return (((size_t)block * kv_heads + kv_head) << block_shift) * head_dim;
   }
 };
 
-#define ATTENTION_PARAMETERS(T)                                                                               \
-  T *out, const T *queries, const T *keys, const T *values, const uint32_t *cu_seqlens_q,                     \
-      const uint32_t *context_lens, const uint32_t *block_tables, const float *temperature,                   \
+#define ATTENTION_PARAMETERS(T)                                                                            \
+  T *out, const T *queries, const T *keys, const T *values, const uint32_t *cu_seqlens_q,                  \
+      const uint32_t *context_lens, const uint32_t *block_tables, const float *temperature,                \
       const float *slopes, const void *sinks, float *partials, AttentionShape shape
-#define ATTENTION_ARGUMENTS                                                                                   \
-  {shape,        out,         queries, keys,  values,  cu_seqlens_q, context_lens,                          \
+#define ATTENTION_ARGUMENTS                                                                                \
+  {shape,        out,         queries, keys,  values,  cu_seqlens_q, context_lens,                         \
    block_tables, temperature, slopes,  sinks, partials}
 
-// The last of `count` ascending values that is at most `wanted`, found by a whole warp. `value_at(0) <= wanted`.
+// The last of `count` ascending values that is at most `wanted`, found by a whole warp. `value_at(0) <=
+// wanted`.
 template <class ValueAt>
 DEVICE uint32_t last_at_most(uint32_t count, uint32_t wanted, ValueAt value_at) {
   uint32_t found = 0;
@@ -74,13 +84,15 @@ DEVICE uint32_t last_at_most(uint32_t count, uint32_t wanted, ValueAt value_at) 
   return found - 1;
 }
 
-// Up to QUERIES queries of one sequence. A query is a (row, head) pair; those of a row's group are neighbours.
+// Up to QUERIES queries of one sequence. A query is a (row, head) pair; those of a row's group are
+// neighbours.
 template <int QUERIES>
 struct QueryTile {
   uint32_t sequence;
   uint32_t row, position;  // of the sequence's first row: its index in the step, and its position
   uint32_t first, count;   // the tile's queries; count 0: none
   uint32_t start, end;     // positions that some query sees
+  uint32_t common_start, common_end;  // those that every query sees
 
   // There is a tile for every QUERIES queries, and one more per sequence at most: sequence i begins at tile
   // cu_seqlens_q[i] * group / QUERIES + i, which needs no sum over the sequences before it.
@@ -95,7 +107,10 @@ struct QueryTile {
     first = (tile - first_tile(sequence)) * QUERIES;
     count = first < queries ? min((uint32_t)QUERIES, queries - first) : 0;
     start = a.first_visible(position + first / group);
-    end = count == 0 ? 0 : position + (first + count - 1) / group + 1;
+    const uint32_t last = count == 0 ? 0 : position + (first + count - 1) / group;
+    end = count == 0 ? 0 : last + 1;
+    common_start = a.first_visible(last);
+    common_end = position + first / group + 1;
   }
 };
 
@@ -119,41 +134,45 @@ struct Query {
     if (a.slopes != nullptr) slope = a.slopes[head];
   }
 
-  // The score with the key at `key`, from their dot product.
+  // The score with a key that it sees, from their dot product.
   template <class T>
   __device__ __forceinline__ float score(const Attention<T>& a, float dot, uint32_t key) const {
-    if (!sees(key)) return -INFINITY;
+    if (a.scales_only()) return a.scaled(dot);
     float score = dot * a.scale;
-    if (a.softcap > 0.0f) score = a.softcap * tanhf(score / a.softcap);
+    if (a.softcap > 0.0f) score = a.softcap * tanhf(score * a.per_softcap);
     score *= temperature;
     if (a.slopes != nullptr) score = fmaf(slope, (float)((int)key - (int)position), score);
-    return __fmul_rn(score, LOG2_E);  // never fused with what follows: kernels must agree
+    return __fmul_rn(score, LOG2_E);
   }
 
-  __device__ __forceinline__ bool sees(uint32_t key) const { return present && key >= start && key <= position; }
+  __device__ __forceinline__ bool sees(uint32_t key) const {
+    return present && key >= start && key <= position;
+  }
   __device__ __forceinline__ bool reaches(uint32_t split) const {
     return present && split >= start / SPLIT && split <= position / SPLIT;
   }
   __device__ __forceinline__ bool in_one_split() const { return start / SPLIT == position / SPLIT; }
 };
 
-// The block table's entries of two splits, in shared memory: those of split s are at [s % 2].
+// Where the KV blocks of two splits begin, as elements of the cache, in shared memory: those of split s are
+// at [s % 2].
 constexpr int SPLIT_BLOCKS = SPLIT / 16;
-typedef uint32_t BlockRing[2][SPLIT_BLOCKS];
+typedef size_t BlockRing[2][SPLIT_BLOCKS];
 
 template <class T>
 DEVICE void fetch_blocks(BlockRing& ring, const Attention<T>& a, uint32_t sequence, uint32_t split) {
   if (threadIdx.x < SPLIT_BLOCKS) {
     const uint32_t entry = (split * SPLIT >> a.block_shift) + threadIdx.x;
     const uint32_t* table = a.block_tables + (size_t)sequence * a.table_width;
-    ring[split % 2][threadIdx.x] = entry < a.table_width ? table[entry] : 0;
+    ring[split % 2][threadIdx.x] = a.block_start(entry < a.table_width ? table[entry] : 0, blockIdx.y);
   }
 }
 
+// First element of the key or value at `position`.
 template <class T>
-DEVICE uint32_t block_of(const BlockRing& ring, const Attention<T>& a, uint32_t position) {
-  const uint32_t split = position / SPLIT;
-  return ring[split % 2][(position >> a.block_shift) - (split * SPLIT >> a.block_shift)];
+DEVICE size_t slot_of(const BlockRing& ring, const Attention<T>& a, uint32_t position) {
+  const uint32_t offset = position & ((1u << a.block_shift) - 1);
+  return ring[position / SPLIT % 2][position % SPLIT >> a.block_shift] + offset * a.head_dim;
 }
 
 // A softmax in progress: the largest score, and the sum of 2^(score - max).

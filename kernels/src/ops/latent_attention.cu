@@ -13,35 +13,36 @@
 struct LatentTile {
   static constexpr int DIM = 576, VALUES = 512, SPAN = 32, STAGES = 2;
   static constexpr int QUERIES = 16, WARPS = 8, THREADS = WARPS * WARP_SIZE;
-  // 16 bytes more than a row: the same chunk of eight rows lies in different banks.
-  static constexpr int STRIDE = DIM + 8, DOT_STRIDE = SPAN + 8;
+  static constexpr int DOT_STRIDE = SPAN + 8;
   static constexpr int KEYS = SPAN / 8;               // fragments of 8 keys
   static constexpr int COLUMNS = VALUES / WARPS / 8;  // fragments of 8 elements of the values in a warp
 };
 
 // As MMA_SHARED_BYTES in ops/latent_attention/cuda.rs.
 struct LatentMemory {
-  alignas(16) bf16 queries[LatentTile::QUERIES * LatentTile::STRIDE];
-  alignas(16) bf16 rows[LatentTile::STAGES][LatentTile::SPAN * LatentTile::STRIDE];
+  alignas(16) bf16 queries[LatentTile::QUERIES * LatentTile::DIM];
+  alignas(16) bf16 rows[LatentTile::STAGES][LatentTile::SPAN * LatentTile::DIM];
   float dots[2][LatentTile::QUERIES * LatentTile::DOT_STRIDE];  // over each half of the elements
   BlockRing blocks;
 };
 
 // The dot products of the queries with a warp's 8 rows of a span, over its half of the elements.
 DEVICE void dot_rows(LatentMemory& shared, const bf16* rows) {
-  constexpr int HALF = LatentTile::DIM / 2;
+  constexpr int DIM = LatentTile::DIM, HALF = DIM / 2;
   static_assert(LatentTile::WARPS == 2 * LatentTile::KEYS && HALF % 32 == 0);
   const int lane = lane_id(), half = warp_id() / LatentTile::KEYS, key = warp_id() % LatentTile::KEYS * 8;
-  const bf16* q = shared.queries + lane % 16 * LatentTile::STRIDE + half * HALF + lane / 16 * 8;
-  const bf16* k = rows + (key + lane % 8) * LatentTile::STRIDE + half * HALF + lane / 8 * 8;
+  const auto q = [&](int column) {
+    column += half * HALF + lane / 16 * 8;
+    return shared.queries + tile_at<DIM, LatentTile::QUERIES>(lane % 16, column);
+  };
   float dots[4] = {};
 #pragma unroll
   for (int i = 0; i < HALF; i += 32) {
     uint32_t a[4], b[4];  // 16 queries by 16 elements; 8 rows by 32 elements
-    ldmatrix_x4(b, k + i);
-    ldmatrix_x4(a, q + i);
+    ldmatrix_x4(b, rows + tile_at<DIM, LatentTile::SPAN>(key + lane % 8, half * HALF + i + lane / 8 * 8));
+    ldmatrix_x4(a, q(i));
     mma_bf16(dots, a, {b[0], b[1]});
-    ldmatrix_x4(a, q + i + 16);
+    ldmatrix_x4(a, q(i + 16));
     mma_bf16(dots, a, {b[2], b[3]});
   }
   float* to = shared.dots[half] + lane / 4 * LatentTile::DOT_STRIDE + key + lane % 4 * 2;
@@ -111,7 +112,7 @@ DEVICE void attend_latents(const Attention<bf16>& a) {
     Fragments<LatentTile::KEYS> scores;
     load_scores(scores, shared, a.scale * LOG2_E, ends, span);
     weigh(scores, part, sums);
-    add_values(sums, scores, stage_at(span), LatentTile::STRIDE, column);
+    add_values<LatentTile::DIM>(sums, scores, stage_at(span), column);
     if ((span + 1) % SPANS == 0 || span == last) {
       part[0].sum = warp_sum<4>(part[0].sum);
       part[1].sum = warp_sum<4>(part[1].sum);

@@ -20,9 +20,9 @@ pub fn latent_attention_scratch_bytes(rows: usize, heads: usize, latent: usize, 
 /// Sizes of the kernel on the tensor cores, as in the `.cu` file: elements of a row in shared memory, rows of a span.
 const MMA_WIDTH: usize = 576;
 const MMA_SPAN: u32 = 32;
-/// Queries and two spans, each row padded by 16 bytes, then the dot products over both halves of the rows.
+/// Queries and two spans, then the dot products over both halves of the rows.
 const MMA_SHARED_BYTES: u32 =
-    (16 + 2 * MMA_SPAN) * 2 * (MMA_WIDTH as u32 + 8) + 2 * 16 * 4 * (MMA_SPAN + 8) + BLOCK_RING_BYTES;
+    (16 + 2 * MMA_SPAN) * 2 * MMA_WIDTH as u32 + 2 * 16 * 4 * (MMA_SPAN + 8) + BLOCK_RING_BYTES;
 
 fn variant(dtype: DType, width: usize, latent: usize) -> Variant {
     let vectors = width.is_multiple_of(8) && latent.is_multiple_of(8);

@@ -10,8 +10,8 @@ use crate::{
 
 /// Positions whose softmax is worked out together, as in `cuh/attention.cuh`.
 const SPLIT: usize = 256;
-/// Block table entries of two splits, in shared memory.
-pub(in crate::ops) const BLOCK_RING_BYTES: u32 = 4 * 2 * SPLIT as u32 / 16;
+/// Where the KV blocks of two splits begin, in shared memory.
+pub(in crate::ops) const BLOCK_RING_BYTES: u32 = 8 * 2 * SPLIT as u32 / 16;
 /// Bytes that partial results may take; where they need more, thread blocks walk all splits themselves.
 const PARTIAL_BYTES: usize = 128 << 20;
 
@@ -42,9 +42,11 @@ struct Shape {
     sinks_type: i32,
     scale: f32,
     softcap: f32,
+    per_softcap: f32,
 }
 
 /// A kernel, and what a thread block of it takes.
+#[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct Variant {
     pub(in crate::ops) name: &'static str,
     pub(in crate::ops) combine: &'static str,
@@ -54,21 +56,21 @@ pub(in crate::ops) struct Variant {
 }
 
 impl Variant {
-    fn of(dtype: DType, head_dim: usize) -> Variant {
+    /// The kernel for sequences with `queries` queries of a key/value head on average. All kernels of a type and head
+    /// size give the same bits.
+    fn of(dtype: DType, head_dim: usize, queries: usize) -> Variant {
         // The tensor cores want rows of whole 16-byte chunks.
-        match head_dim {
-            _ if dtype == DType::F32 || !head_dim.is_multiple_of(8) => Variant::plain(dtype),
-            ..=32 => Variant::mma("paged_attention_mma32_bf16", 32, 64, 2, 4),
-            33..=64 => Variant::mma("paged_attention_mma64_bf16", 64, 64, 2, 4),
-            65..=96 => Variant::mma("paged_attention_mma96_bf16", 96, 64, 2, 4),
-            97..=128 => Variant::mma("paged_attention_mma128_bf16", 128, 64, 2, 4),
-            129..=192 => Variant::mma("paged_attention_mma192_bf16", 192, 64, 1, 4),
-            193..=256 => Variant::mma("paged_attention_mma256_bf16", 256, 64, 1, 4),
-            _ => Variant::mma("paged_attention_mma512_bf16", 512, 32, 1, 8),
+        if dtype == DType::F32 || !head_dim.is_multiple_of(8) {
+            return Variant::plain(dtype);
         }
+        let of_size = |sizes: &&TileSizes| head_dim <= sizes.short.dim as usize;
+        let Some(sizes) = MMA.iter().find(of_size) else { return Variant::plain(dtype) };
+        // Bands of 16 without queries cost little.
+        let is_tall = queries > 16 * sizes.short.bands as usize;
+        sizes.tall.as_ref().filter(|_| is_tall).unwrap_or(&sizes.short).variant()
     }
 
-    /// The kernel without tensor cores, for any size.
+    /// The kernel without tensor cores, for every size.
     pub(in crate::ops) fn plain(dtype: DType) -> Variant {
         let (name, combine) = match dtype {
             DType::F32 => ("paged_attention_plain_f32", "paged_attention_combine_f32"),
@@ -76,16 +78,70 @@ impl Variant {
         };
         Variant { name, combine, queries: 8, threads: 128, shared_bytes: 0 }
     }
+}
 
-    /// A kernel on the tensor cores: `dim` elements of a head, spans of so many keys, stages of those, and warps.
-    fn mma(name: &'static str, dim: u32, span: u32, stages: u32, warps: u32) -> Variant {
-        let (row, queries) = (2 * (dim + 8), 16);
-        let scores = 4 * queries * (span + 8);
-        let shared_bytes = row * (queries + 2 * stages * span) + scores + BLOCK_RING_BYTES;
-        let combine = "paged_attention_combine_bf16";
-        Variant { name, combine, queries: queries as usize, threads: 32 * warps, shared_bytes }
+/// A kernel on the tensor cores, as `TileShape` in `cuh/attend.cuh` describes it.
+struct Tile {
+    name: &'static str,
+    dim: u32,
+    span: u32,
+    stages: u32,
+    bands: u32,
+    shares: u32,
+}
+
+impl Tile {
+    fn variant(&self) -> Variant {
+        let queries = 16 * self.bands;
+        let tiles = 2 * self.dim * (queries + 2 * self.stages * self.span);
+        let scores = if self.shares > 1 { 4 * queries * (self.span + 8) } else { 0 };
+        Variant {
+            name: self.name,
+            combine: "paged_attention_combine_bf16",
+            queries: queries as usize,
+            threads: 32 * self.bands * self.shares,
+            shared_bytes: tiles + BLOCK_RING_BYTES + scores,
+        }
     }
 }
+
+/// The kernels for heads of up to so many elements: for few queries, and for many.
+struct TileSizes {
+    short: Tile,
+    tall: Option<Tile>,
+}
+
+const fn tile(name: &'static str, dim: u32, span: u32, stages: u32, bands: u32, shares: u32) -> Tile {
+    Tile { name, dim, span, stages, bands, shares }
+}
+
+const MMA: [TileSizes; 7] = [
+    TileSizes {
+        short: tile("paged_attention_mma32_bf16", 32, 64, 2, 1, 4),
+        tall: Some(tile("paged_attention_mma32_tall_bf16", 32, 64, 2, 4, 1)),
+    },
+    TileSizes {
+        short: tile("paged_attention_mma64_bf16", 64, 64, 2, 1, 4),
+        tall: Some(tile("paged_attention_mma64_tall_bf16", 64, 64, 2, 4, 1)),
+    },
+    TileSizes {
+        short: tile("paged_attention_mma96_bf16", 96, 64, 2, 1, 4),
+        tall: Some(tile("paged_attention_mma96_tall_bf16", 96, 64, 1, 4, 1)),
+    },
+    TileSizes {
+        short: tile("paged_attention_mma128_bf16", 128, 64, 2, 1, 4),
+        tall: Some(tile("paged_attention_mma128_tall_bf16", 128, 64, 1, 4, 1)),
+    },
+    TileSizes {
+        short: tile("paged_attention_mma192_bf16", 192, 64, 1, 1, 4),
+        tall: Some(tile("paged_attention_mma192_tall_bf16", 192, 64, 1, 2, 4)),
+    },
+    TileSizes {
+        short: tile("paged_attention_mma256_bf16", 256, 64, 1, 1, 4),
+        tall: Some(tile("paged_attention_mma256_tall_bf16", 256, 64, 1, 2, 4)),
+    },
+    TileSizes { short: tile("paged_attention_mma512_bf16", 512, 32, 1, 1, 8), tall: None },
+];
 
 pub(super) fn paged_attention(
     gpu: &CudaDevice,
@@ -100,7 +156,10 @@ pub(super) fn paged_attention(
     let [_, kv_heads, block_size, _] = check.dims("cache.k", &cache.k)?;
     let of_heads = HeadShape { heads, kv_heads, head_dim, block_size };
     let sizes = Sizes { rows, of_heads, value_dim: head_dim };
-    attend(gpu, check, Variant::of(q.dtype(), head_dim), sizes, out, q, cache, sequences, params)
+    let [count] = check.dims("context_lens", &sequences.context_lens)?;
+    let queries = rows * (heads / kv_heads) / count.max(1);
+    let variant = Variant::of(q.dtype(), head_dim, queries);
+    attend(gpu, check, variant, sizes, out, q, cache, sequences, params)
 }
 
 /// Sizes of an attention: the values are the first `value_dim` elements of their slots.
@@ -154,6 +213,7 @@ pub(in crate::ops) fn attend(
         sinks_type: params.sinks.map_or(0, |sinks| float_type(sinks.dtype())),
         scale: params.scale,
         softcap: params.softcap.unwrap_or(0.0),
+        per_softcap: params.softcap.map_or(0.0, f32::recip),
     };
     let mut args = Args::new();
     args.write(&mut out).read(&q).read(&cache.k).read(&cache.v);
@@ -175,4 +235,26 @@ pub(in crate::ops) fn attend(
         gpu.launch(variant.combine, grid, &args)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thread_blocks_fit_every_gpu() {
+        for head_dim in (8..=512).step_by(8) {
+            for queries in [1, 10_000] {
+                let variant = Variant::of(DType::BF16, head_dim, queries);
+                // What a thread block may have on 8.9 and 12.0.
+                assert!(variant.shared_bytes <= 99 << 10, "{}", variant.name);
+            }
+        }
+    }
+
+    #[test]
+    fn many_queries_take_tall_tiles() {
+        let queries = [1, 16, 17, 5000].map(|n| Variant::of(DType::BF16, 128, n).queries);
+        assert_eq!(queries, [16, 16, 64, 64]);
+    }
 }

@@ -338,3 +338,25 @@ fn every_head_size() {
     Case::<bf16>::new([2, 1], 36, 16, &lengths).check(0.01);
     Case::<f32>::new([2, 1], 512, 16, &lengths).check(1e-5);
 }
+
+/// Tiles for prefill, whose rows must have the bits of decode: chunks end within tiles, contexts within spans.
+#[test]
+fn prefill_has_the_bits_of_decode() {
+    let lengths = [(70, 333), (1, 40), (37, 37)];
+    for (head_dim, heads) in
+        [(64, [5, 1]), (80, [6, 2]), (96, [7, 1]), (112, [4, 2]), (128, [8, 1]), (192, [3, 1]), (256, [2, 1])]
+    {
+        Case::<bf16>::new(heads, head_dim, 16, &lengths).check(0.015);
+    }
+    Case::<bf16>::new([16, 1], 64, 32, &[(9, 270)]).check(0.015);
+    Case::<bf16>::new([2, 2], 128, 64, &lengths).check(0.015);
+}
+
+#[test]
+fn prefill_tiles_mask_and_change_scores() {
+    let case = |head_dim| Case::<bf16>::new([4, 1], head_dim, 16, &[(90, 400), (50, 50)]);
+    case(128).masked(AttentionMask::Sliding { window: 100 }).with_sinks().check(0.01);
+    case(64).masked(AttentionMask::Chunked { chunk: 150 }).capped(2.0).check(0.01);
+    case(96).masked(AttentionMask::Sliding { window: 17 }).with_temperature().with_slopes().check(0.015);
+    case(256).capped(2.0).with_sinks().check(0.01);
+}
