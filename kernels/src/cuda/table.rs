@@ -129,6 +129,16 @@ pub(crate) const KERNEL_FILES: &[KernelFile] = &[
         ],
     },
     KernelFile {
+        name: "paged_attention_wgmma.cu",
+        runs_on: RunsOn::Only(90),
+        kernels: &[
+            "paged_attention_wgmma64_bf16",
+            "paged_attention_wgmma128_bf16",
+            "paged_attention_wgmma64_tall_bf16",
+            "paged_attention_wgmma128_tall_bf16",
+        ],
+    },
+    KernelFile {
         name: "paged_attention_plain.cu",
         runs_on: RunsOn::From(80),
         kernels: &[

@@ -183,7 +183,10 @@ fn pass_in_child(variable: (&str, &str), tests: &[&str]) {
 /// Hopper has kernels of its own.
 #[test]
 fn the_products_run_on_a_hopper_too() {
-    pass_in_child(("CUSIM_CAPABILITY", "9.0"), &["ops::linear::", "ops::gated_linear::"]);
+    pass_in_child(
+        ("CUSIM_CAPABILITY", "9.0"),
+        &["ops::linear::", "ops::gated_linear::", "ops::paged_attention::tests::prefill"],
+    );
 }
 
 /// A kernel's fault ends the process's use of the device.

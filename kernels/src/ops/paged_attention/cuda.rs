@@ -58,13 +58,14 @@ pub(in crate::ops) struct Variant {
 impl Variant {
     /// The kernel for sequences with `queries` queries of a key/value head on average. All kernels of a type and head
     /// size give the same bits.
-    fn of(dtype: DType, head_dim: usize, queries: usize) -> Variant {
+    fn of(capability: (u32, u32), dtype: DType, head_dim: usize, queries: usize) -> Variant {
         // The tensor cores want rows of whole 16-byte chunks.
         if dtype == DType::F32 || !head_dim.is_multiple_of(8) {
             return Variant::plain(dtype);
         }
         let of_size = |sizes: &&TileSizes| head_dim <= sizes.short.dim as usize;
-        let Some(sizes) = MMA.iter().find(of_size) else { return Variant::plain(dtype) };
+        let wgmma = WGMMA.iter().find(of_size).filter(|_| capability == (9, 0));
+        let Some(sizes) = wgmma.or_else(|| MMA.iter().find(of_size)) else { return Variant::plain(dtype) };
         // Bands of 16 without queries cost little.
         let is_tall = queries > 16 * sizes.short.bands as usize;
         sizes.tall.as_ref().filter(|_| is_tall).unwrap_or(&sizes.short).variant()
@@ -115,6 +116,19 @@ const fn tile(name: &'static str, dim: u32, span: u32, stages: u32, bands: u32, 
     Tile { name, dim, span, stages, bands, shares }
 }
 
+/// Hopper's: one family of instructions for all rows of a head size. Larger heads have too many sums for a warpgroup.
+const WGMMA: [TileSizes; 2] = [
+    TileSizes {
+        short: tile("paged_attention_wgmma64_bf16", 64, 64, 2, 4, 1),
+        tall: Some(tile("paged_attention_wgmma64_tall_bf16", 64, 64, 2, 8, 1)),
+    },
+    TileSizes {
+        short: tile("paged_attention_wgmma128_bf16", 128, 64, 2, 4, 1),
+        tall: Some(tile("paged_attention_wgmma128_tall_bf16", 128, 64, 2, 8, 1)),
+    },
+];
+
+/// Everywhere else.
 const MMA: [TileSizes; 7] = [
     TileSizes {
         short: tile("paged_attention_mma32_bf16", 32, 64, 2, 1, 4),
@@ -158,7 +172,7 @@ pub(super) fn paged_attention(
     let sizes = Sizes { rows, of_heads, value_dim: head_dim };
     let [count] = check.dims("context_lens", &sequences.context_lens)?;
     let queries = rows * (heads / kv_heads) / count.max(1);
-    let variant = Variant::of(q.dtype(), head_dim, queries);
+    let variant = Variant::of(gpu.capability(), q.dtype(), head_dim, queries);
     attend(gpu, check, variant, sizes, out, q, cache, sequences, params)
 }
 
@@ -242,19 +256,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thread_blocks_fit_every_gpu() {
+    fn all_rows_of_a_head_size_have_one_family_of_instructions() {
         for head_dim in (8..=512).step_by(8) {
-            for queries in [1, 10_000] {
-                let variant = Variant::of(DType::BF16, head_dim, queries);
-                // What a thread block may have on 8.9 and 12.0.
-                assert!(variant.shared_bytes <= 99 << 10, "{}", variant.name);
+            for capability in [(8, 0), (8, 9), (9, 0), (10, 0), (12, 0)] {
+                let hopper = capability == (9, 0) && head_dim <= 128;
+                let family = if hopper { "paged_attention_wgmma" } else { "paged_attention_mma" };
+                for queries in [1, 17, 65, 10_000] {
+                    let variant = Variant::of(capability, DType::BF16, head_dim, queries);
+                    assert!(
+                        variant.name.starts_with(family),
+                        "{capability:?} {head_dim} {queries}: {}",
+                        variant.name
+                    );
+                    // What a thread block may have on 8.9 and 12.0.
+                    assert!(hopper || variant.shared_bytes <= 99 << 10, "{}", variant.name);
+                }
             }
         }
     }
 
     #[test]
     fn many_queries_take_tall_tiles() {
-        let queries = [1, 16, 17, 5000].map(|n| Variant::of(DType::BF16, 128, n).queries);
-        assert_eq!(queries, [16, 16, 64, 64]);
+        let queries = |capability, queries| Variant::of(capability, DType::BF16, 128, queries).queries;
+        assert_eq!([1, 16, 17, 5000].map(|n| queries((8, 0), n)), [16, 16, 64, 64]);
+        assert_eq!([1, 64, 65, 5000].map(|n| queries((9, 0), n)), [64, 64, 128, 128]);
     }
 }
