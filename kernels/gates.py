@@ -28,6 +28,7 @@ BUDGETS = [
 ]
 # (pattern of a kernel's name, instruction that its machine code must contain)
 INSTRUCTIONS = [
+    (r"^(gated_)?linear_wgmma_", r"(?s)^(?=.*UTMALDG).*HGMMA"),
     (r"_simt_|^paged_attention_(plain|combine)_", r"FFMA"),
     (r"^(linear|gated_linear|moe_gate_up|moe_down)_.*bf16$", r"HMMA|HGMMA"),
     (r"^(paged_attention|latent_attention|absorb_queries|expand_values)_.*bf16$", r"HMMA|HGMMA"),

@@ -75,5 +75,6 @@ CONFORMANCE(conformance_load_streaming) {
 
 // in [128 x 2] f32 -> out [128] pairs of bf16.
 CONFORMANCE(conformance_pack_bf16) {
-  out[threadIdx.x] = pack_bf16(__uint_as_float(in[2 * threadIdx.x]), __uint_as_float(in[2 * threadIdx.x + 1]));
+  const uint32_t* pair = in + 2 * threadIdx.x;
+  out[threadIdx.x] = pack_bf16(__uint_as_float(pair[0]), __uint_as_float(pair[1]));
 }

@@ -22,8 +22,8 @@ CONFORMANCE(conformance_mbarrier) {
   out[threadIdx.x] = mine;
 }
 
-// A map of in, bf16 [20, 80], in boxes of [16, 64] -> out [2 x 16 x 32]: shared memory as TMA leaves it. One box
-// reaches over the matrix's first row and column, one over its last.
+// A map of in, bf16 [20, 80], in boxes of [16, 64] -> out [2 x 16 x 32]: shared memory as TMA leaves it. One
+// box reaches over the matrix's first row and column, one over its last.
 static __device__ __forceinline__ void load_boxes(uint32_t* out, const TensorMap& map) {
   constexpr int WORDS = 16 * 32;
   DYN_SMEM(uint32_t, boxes);

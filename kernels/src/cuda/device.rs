@@ -11,13 +11,13 @@ use std::{
 use super::{
     Args, CudaPtr, Grid,
     arena::Arena,
-    driver::{Driver, Fault, Handle, code, driver},
+    driver::{Driver, Fault, Handle, TensorMap, code, driver},
     facts::Facts,
     modules::Kernels,
     pinned::Pinned,
     staging::Staging,
 };
-use crate::{KernelError, Result};
+use crate::{KernelError, Result, View};
 
 /// Number of counters that kernels share.
 const ARRIVALS: usize = 1 << 16;
@@ -170,6 +170,18 @@ impl CudaDevice {
             self.driver.launch(function.handle, blocks, threads, shared_bytes, self.stream, pointers)
         })
         .map_err(failed)
+    }
+
+    /// A bf16 matrix as kernels read it by TMA, in boxes of `box_rows` rows.
+    ///
+    /// # Errors
+    /// When it is not a matrix in device memory, or none that TMA can read.
+    pub(crate) fn tensor_map(&self, matrix: &View<'_>, box_rows: usize) -> Result<TensorMap> {
+        let wrong = |reason: &str| KernelError::Argument { op: "tensor_map", reason: reason.into() };
+        let address = matrix.cuda_ptr().ok_or_else(|| wrong("the matrix lies in host memory"))?;
+        let &[rows, columns] = matrix.shape().dims() else { return Err(wrong("not a matrix")) };
+        self.bind()?;
+        self.driver.tensor_map(address, [rows, columns], box_rows).map_err(|fault| self.error(fault))
     }
 
     /// At least `bytes` of memory for use between an op's kernels, so that only one thread at a time may run ops of a

@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use super::CudaPtr;
+use super::{CudaPtr, driver::TensorMap};
 use crate::{DType, View, ViewMut};
 
 /// How many threads run a kernel.
@@ -108,6 +108,11 @@ impl Args {
     /// A `float`.
     pub fn f32(&mut self, value: f32) -> &mut Args {
         self.bytes(&value.to_ne_bytes())
+    }
+
+    /// A matrix that the kernel reads by TMA.
+    pub fn map(&mut self, map: &TensorMap) -> &mut Args {
+        self.bytes(map.as_bytes())
     }
 
     /// A structure by value, with C's layout.

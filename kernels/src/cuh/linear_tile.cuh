@@ -1,5 +1,5 @@
-// What linear and gated_linear share, whatever their main loop: which tile a thread block computes, and what becomes
-// of the sums.
+// What linear and gated_linear share, whatever their main loop: where a tile stands in the output, and what
+// becomes of its sums.
 #pragma once
 #include "activation.cuh"
 #include "mma_tile.cuh"
@@ -9,6 +9,10 @@
 struct Place {
   int feature, token;
 };
+
+DEVICE int tile_count(int tile_features, int tile_tokens, int features, int tokens) {
+  return ((features + tile_features - 1) / tile_features) * ((tokens + tile_tokens - 1) / tile_tokens);
+}
 
 // Tiles are counted eight token tiles abreast, so that thread blocks that run together read the same rows.
 DEVICE Place place_of(int tile, int tile_features, int tile_tokens, int features, int tokens) {
@@ -29,6 +33,11 @@ struct Plain {
   // Features that the tiles cover together, and which row of the weight feature `feature` is (-1: none).
   __device__ __forceinline__ int features() const { return N; }
   __device__ __forceinline__ int weight_row(int feature) const { return feature < N ? feature : -1; }
+
+  // So many features from a multiple of as many on stand together in the weight, from row `box_row` on; those
+  // that do not exist are rows beyond the weight, or rows whose sums `store` drops.
+  static constexpr int BOX_ROWS = 64;
+  __device__ __forceinline__ int box_row(int feature) const { return feature; }
 
   // Stores sums e = 0, 2 (or 1, 3) of a fragment: those of features `feature` and `feature + 8` for one
   // token.
@@ -51,7 +60,11 @@ struct Gated {
   __device__ __forceinline__ int features() const { return (I + 7) / 8 * 16; }
   __device__ __forceinline__ int weight_row(int feature) const {
     const int i = output(feature);
-    return i >= I ? -1 : feature % 16 < 8 ? i : I + i;
+    return i >= I ? -1 : box_row(feature);
+  }
+  static constexpr int BOX_ROWS = 8;
+  __device__ __forceinline__ int box_row(int feature) const {
+    return feature % 16 < 8 ? output(feature) : I + output(feature);
   }
   __device__ __forceinline__ void store(int token, int feature, float gate, float up) const {
     const int i = output(feature);
@@ -62,32 +75,9 @@ struct Gated {
   static __device__ __forceinline__ int output(int feature) { return feature / 16 * 8 + feature % 8; }
 };
 
-// One tile of the output. `Multiply::run<Tile>` is the main loop, with the arguments of `multiply` in mma_tile.cuh.
-template <class Multiply, class Tile, bool ALL_PARTS, class Outputs>
-DEVICE void linear_tile(const Outputs& outputs, const bf16* x, const bf16* weight, float* partials,
-                        uint32_t* arrivals, int T, int K, int part) {
-  DYN_SMEM(bf16, shared);
-  const Place place = place_of(blockIdx.x, Tile::FEATURES, Tile::TOKENS, outputs.features(), T);
-  const RowCopies<Tile::FEATURES, Tile::THREADS> weight_rows(
-      weight, K, [&](int row) { return outputs.weight_row(place.feature + row); });
-  const RowCopies<Tile::TOKENS, Tile::THREADS> input_rows(
-      x, K, [&](int row) { return place.token + row < T ? place.token + row : -1; });
-  const int stages = (K + STAGE_K - 1) / STAGE_K;
-
-  typename Tile::Sums sums;
-  if constexpr (ALL_PARTS) {
-    typename Tile::Sums total;
-    clear(total);
-    Multiply::template run<Tile>(sums, shared, weight_rows, input_rows, 0, stages, part,
-                   [&](auto& sums) { add(total, sums); });
-    add(sums, total);
-  } else {
-    const int first = blockIdx.y * part;
-    Multiply::template run<Tile>(sums, shared, weight_rows, input_rows, first, min(first + part, stages), part,
-                   [](auto&) {});
-    if (!add_parts(sums, partials, arrivals, blockIdx.x, blockIdx.y, gridDim.y)) return;
-  }
-
+// Stores a thread's sums of the tile at `place`.
+template <class Tile, class Outputs>
+DEVICE void store_tile(const Outputs& outputs, const typename Tile::Sums& sums, Place place, int T) {
   const int feature = place.feature + warp_feature<Tile>() + lane_id() / 4;
   const int token = place.token + warp_token<Tile>() + lane_id() % 4 * 2;
 #pragma unroll
@@ -101,22 +91,3 @@ DEVICE void linear_tile(const Outputs& outputs, const bf16* x, const bf16* weigh
           outputs.store(token + 8 * j + odd, feature + 16 * i, own[odd], own[2 + odd]);
         }
 }
-
-// The kernels linear_<variant>_bf16 and gated_linear_<variant>_bf16; after BLOCKS, the thread blocks that a multiprocessor
-// is to hold, what makes the MmaTile.
-#define LINEAR(Multiply, variant, ALL_PARTS, BLOCKS, ...)                                                         \
-  extern "C" __global__ void __launch_bounds__(MmaTile<__VA_ARGS__>::THREADS, BLOCKS)                   \
-      linear_##variant##_bf16(float* out, const bf16* x, const bf16* weight, const float* bias,         \
-                              float* partials, uint32_t* arrivals, int T, int N, int K, int part) {     \
-    const Plain outputs = {out, bias, N};                                                               \
-    linear_tile<Multiply, MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, weight, partials, arrivals, T, K, part);   \
-  }                                                                                                     \
-  KERNEL_EXPORT(linear_##variant##_bf16)                                                                \
-  extern "C" __global__ void __launch_bounds__(MmaTile<__VA_ARGS__>::THREADS, BLOCKS)                   \
-      gated_linear_##variant##_bf16(bf16* out, const bf16* x, const bf16* weight, const float* bias,    \
-                                    float* partials, uint32_t* arrivals, int T, int I, int K, int part, \
-                                    int kind, int act, float alpha, float limit) {                      \
-    const Gated outputs = {out, bias, I, {kind, act, alpha, limit}};                                    \
-    linear_tile<Multiply, MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, weight, partials, arrivals, T, K, part);   \
-  }                                                                                                     \
-  KERNEL_EXPORT(gated_linear_##variant##_bf16)

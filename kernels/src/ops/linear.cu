@@ -10,17 +10,57 @@
 // parts) or one computes all.
 #include "../cuh/linear_tile.cuh"
 
-struct MmaSync {
-  template <class Tile, class... Args>
-  static __device__ __forceinline__ void run(Args&&... args) {
-    multiply<Tile>(args...);
+// One tile of the output.
+template <class Tile, bool ALL_PARTS, class Outputs>
+DEVICE void linear_tile(const Outputs& outputs, const bf16* x, const bf16* weight, float* partials,
+                        uint32_t* arrivals, int T, int K, int part) {
+  DYN_SMEM(bf16, shared);
+  const Place place = place_of(blockIdx.x, Tile::FEATURES, Tile::TOKENS, outputs.features(), T);
+  const RowCopies<Tile::FEATURES, Tile::THREADS> weight_rows(
+      weight, K, [&](int row) { return outputs.weight_row(place.feature + row); });
+  const RowCopies<Tile::TOKENS, Tile::THREADS> input_rows(
+      x, K, [&](int row) { return place.token + row < T ? place.token + row : -1; });
+  const int stages = (K + STAGE_K - 1) / STAGE_K;
+
+  typename Tile::Sums sums;
+  if constexpr (ALL_PARTS) {
+    typename Tile::Sums total;
+    clear(total);
+    multiply<Tile>(sums, shared, weight_rows, input_rows, 0, stages, part,
+                   [&](auto& sums) { add(total, sums); });
+    add(sums, total);
+  } else {
+    const int first = blockIdx.y * part;
+    multiply<Tile>(sums, shared, weight_rows, input_rows, first, min(first + part, stages), part,
+                   [](auto&) {});
+    if (!add_parts<Tile::THREADS>(sums, partials, arrivals, blockIdx.x, blockIdx.y, gridDim.y)) return;
   }
-};
+  store_tile<Tile>(outputs, sums, place, T);
+}
+
+// The kernels linear_<variant>_bf16 and gated_linear_<variant>_bf16; after BLOCKS, the thread blocks that a
+// multiprocessor is to hold, what makes the MmaTile.
+#define LINEAR(variant, ALL_PARTS, BLOCKS, ...)                                                         \
+  extern "C" __global__ void __launch_bounds__(MmaTile<__VA_ARGS__>::THREADS, BLOCKS)                   \
+      linear_##variant##_bf16(float* out, const bf16* x, const bf16* weight, const float* bias,         \
+                              float* partials, uint32_t* arrivals, int T, int N, int K, int part) {     \
+    const Plain outputs = {out, bias, N};                                                               \
+    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, weight, partials, arrivals, T, K, part);   \
+  }                                                                                                     \
+  KERNEL_EXPORT(linear_##variant##_bf16)                                                                \
+  extern "C" __global__ void __launch_bounds__(MmaTile<__VA_ARGS__>::THREADS, BLOCKS)                   \
+      gated_linear_##variant##_bf16(bf16* out, const bf16* x, const bf16* weight, const float* bias,    \
+                                    float* partials, uint32_t* arrivals, int T, int I, int K, int part, \
+                                    int kind, int act, float alpha, float limit) {                      \
+    const Gated outputs = {out, bias, I, {kind, act, alpha, limit}};                                    \
+    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, weight, partials, arrivals, T, K, part);   \
+  }                                                                                                     \
+  KERNEL_EXPORT(gated_linear_##variant##_bf16)
 
 // Features, tokens, warps along each, stages.
-LINEAR(MmaSync, t8, false, 3, 64, 8, 4, 1, 6)
-LINEAR(MmaSync, t16, false, 3, 64, 16, 4, 1, 6)
-LINEAR(MmaSync, t32, false, 3, 64, 32, 4, 1, 5)
-LINEAR(MmaSync, t64, false, 3, 64, 64, 2, 2, 4)
-LINEAR(MmaSync, t128, false, 2, 128, 128, 2, 4, 3)
-LINEAR(MmaSync, t128_all_parts, true, 1, 128, 128, 2, 4, 3)
+LINEAR(t8, false, 3, 64, 8, 4, 1, 6)
+LINEAR(t16, false, 3, 64, 16, 4, 1, 6)
+LINEAR(t32, false, 3, 64, 32, 4, 1, 5)
+LINEAR(t64, false, 3, 64, 64, 2, 2, 4)
+LINEAR(t128, false, 2, 128, 128, 2, 4, 3)
+LINEAR(t128_all_parts, true, 1, 128, 128, 2, 4, 3)

@@ -94,7 +94,7 @@ DEVICE void linear_simt(float* out, const X* x, const W* weight, const float* bi
         for (int t = 0; t < SIMT_TOKENS; t++) total[f][t] += sums[f][t], sums[f][t] = 0.0f;
     }
   }
-  if (!add_parts(total, partials, arrivals, blockIdx.x, blockIdx.y, gridDim.y)) return;
+  if (!add_parts<ACROSS * DOWN>(total, partials, arrivals, blockIdx.x, blockIdx.y, gridDim.y)) return;
 #pragma unroll
   for (int f = 0; f < FEATURES_EACH; f++) {
     const int feature = first_feature + own_feature + f * ACROSS;

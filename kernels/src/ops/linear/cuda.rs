@@ -17,10 +17,12 @@ const BUSY: usize = 256;
 const SHORTEST_PART: usize = 256;
 /// Most parts.
 const MOST_PARTS: usize = 8;
+/// Rows of which the last tile, however wide, may well be empty for the most part.
+const MANY_ROWS: usize = 1024;
 
 pub(super) fn linear(gpu: &CudaDevice, mut out: ViewMut<'_>, x: View<'_>, linear: &Linear) -> Result<()> {
     let cut = Cut::of(gpu.capability(), linear);
-    let plan = cut.plan(x.shape().dims()[0], cut.n, gpu.multiprocessors() as usize);
+    let plan = cut.plan(x.shape().dims()[0], cut.n, gpu);
     launch_linear(gpu, &mut out, x, linear, cut, plan)
 }
 
@@ -32,8 +34,11 @@ fn launch_linear(
     cut: Cut,
     plan: Plan,
 ) -> Result<()> {
-    let mut args = arguments(gpu, out, x, linear, cut, plan)?;
-    if cut.family.takes_alignment {
+    if plan.grid.blocks.contains(&0) {
+        return Ok(());
+    }
+    let mut args = arguments(gpu, out, x, linear, cut, plan, BOX_ROWS)?;
+    if cut.family.operands == Operands::PointersAndAlignment {
         // Vectors of 16 bytes of the weight, whose elements are never larger than those of x.
         args.i32((cut.k * linear.dtype().size()).is_multiple_of(16).into());
     }
@@ -54,7 +59,7 @@ pub(in crate::ops) fn gated_linear(
     glu: Glu,
 ) -> Result<()> {
     let cut = Cut::of(gpu.capability(), linear);
-    let plan = cut.plan(x.shape().dims()[0], gated_features(cut.n), gpu.multiprocessors() as usize);
+    let plan = cut.plan(x.shape().dims()[0], gated_features(cut.n), gpu);
     launch_gated(gpu, &mut out, x, linear, glu, cut, plan)
 }
 
@@ -67,11 +72,14 @@ fn launch_gated(
     cut: Cut,
     plan: Plan,
 ) -> Result<()> {
+    if plan.grid.blocks.contains(&0) {
+        return Ok(());
+    }
     let kernel = plan.tile.gated.ok_or_else(|| {
         let reason = format!("no kernel for weights of type {}", linear.dtype());
         KernelError::Argument { op: "gated_linear", reason }
     })?;
-    let mut args = arguments(gpu, out, x, linear, Cut { n: cut.n / 2, ..cut }, plan)?;
+    let mut args = arguments(gpu, out, x, linear, Cut { n: cut.n / 2, ..cut }, plan, GATED_BOX_ROWS)?;
     glu.push(&mut args);
     gpu.launch(kernel, plan.grid, &args)
 }
@@ -81,7 +89,7 @@ fn gated_features(n: usize) -> usize {
     (n / 2).next_multiple_of(8) * 2
 }
 
-/// The arguments that all kernels take.
+/// The arguments that all kernels take. Where they take maps, that of the weight has boxes of `weight_rows`.
 fn arguments(
     gpu: &CudaDevice,
     out: &mut ViewMut<'_>,
@@ -89,17 +97,23 @@ fn arguments(
     linear: &Linear,
     cut: Cut,
     plan: Plan,
+    weight_rows: usize,
 ) -> Result<Args> {
     let [part] = linear.parts() else {
         let reason = "on a GPU a weight is one tensor: see Linear::to_device".into();
         return Err(KernelError::Argument { op: "linear", reason });
     };
     let partials = gpu.scratch(plan.partial_bytes)?;
+    let weight = part.weight.view();
     let mut args = Args::new();
-    args.write(out)
-        .read(&x)
-        .read(&part.weight.view())
-        .read_opt(part.bias.as_ref().map(|bias| bias.view()).as_ref());
+    args.write(out);
+    match cut.family.operands {
+        Operands::Maps => {
+            args.map(&gpu.tensor_map(&x, plan.tile.tokens)?).map(&gpu.tensor_map(&weight, weight_rows)?)
+        }
+        Operands::Pointers | Operands::PointersAndAlignment => args.read(&x).read(&weight),
+    };
+    args.read_opt(part.bias.as_ref().map(|bias| bias.view()).as_ref());
     args.pointer(partials).pointer(gpu.arrivals()).u32(x.shape().dims()[0] as u32);
     args.u32(cut.n as u32).u32(cut.k as u32).u32(cut.part as u32);
     Ok(args)
@@ -141,7 +155,8 @@ impl Cut {
     fn of(capability: (u32, u32), linear: &Linear) -> Cut {
         let (n, k) = (linear.out_features(), linear.in_features());
         let family = match linear.dtype() {
-            DType::BF16 if k.is_multiple_of(8) && capability == (9, 0) => &WGMMA,
+            // TMA knows no rows of no elements.
+            DType::BF16 if k.is_multiple_of(8) && k > 0 && capability == (9, 0) => &WGMMA,
             DType::BF16 if k.is_multiple_of(8) => &MMA,
             DType::BF16 => &SIMT_BF16,
             DType::F16 => &SIMT_F16,
@@ -153,24 +168,30 @@ impl Cut {
         Cut { n, k, family, part, parts: stages.div_ceil(part) }
     }
 
-    /// The launch for `rows` rows of input and `features` features of output on a GPU of `processors` multiprocessors.
-    fn plan(self, rows: usize, features: usize, processors: usize) -> Plan {
-        let Family { small, large, all_parts, .. } = self.family;
+    /// The launch for `rows` rows of input and `features` features of output.
+    fn plan(self, rows: usize, features: usize, gpu: &CudaDevice) -> Plan {
+        let processors = gpu.multiprocessors() as usize;
+        self.plan_of(self.tile(rows, features, processors), rows, features, processors)
+    }
+
+    fn tile(self, rows: usize, features: usize, processors: usize) -> &'static Tile {
+        let Family { small, large, all_parts, whole, .. } = self.family;
+        let is_busy = |tile: &Tile| tile.count(rows, features) >= processors;
+        let whole = whole.as_ref().filter(|tile| rows >= MANY_ROWS && is_busy(tile));
         match small.iter().find(|tile| tile.tokens >= rows) {
-            Some(tile) => self.plan_of(tile, rows, features),
+            Some(tile) => tile,
+            None if self.parts == 1 => whole.unwrap_or(large),
             // Too few tiles for all multiprocessors: a thread block per part.
-            None if self.parts == 1 || large.count(rows, features) < processors => {
-                self.plan_of(large, rows, features)
-            }
-            None => self.plan_of(all_parts, rows, features),
+            None if !is_busy(large) => large,
+            None => all_parts,
         }
     }
 
-    fn plan_of(self, tile: &'static Tile, rows: usize, features: usize) -> Plan {
+    fn plan_of(self, tile: &'static Tile, rows: usize, features: usize, processors: usize) -> Plan {
         let tiles = tile.count(rows, features);
         let parts = if tile.all_parts { 1 } else { self.parts };
         let grid = Grid {
-            blocks: [tiles as u32, parts as u32, 1],
+            blocks: [tile.blocks(tiles, parts, processors) as u32, parts as u32, 1],
             threads: tile.threads,
             shared_bytes: tile.shared_bytes,
         };

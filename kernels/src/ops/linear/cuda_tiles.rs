@@ -12,6 +12,8 @@ pub(super) struct Tile {
     pub shared_bytes: u32,
     /// A thread block computes all parts of K, not one.
     pub all_parts: bool,
+    /// Thread blocks that a multiprocessor holds, where each takes tiles in turn.
+    pub resident: Option<usize>,
 }
 
 impl Tile {
@@ -19,20 +21,44 @@ impl Tile {
     pub fn count(&self, rows: usize, features: usize) -> usize {
         rows.div_ceil(self.tokens) * features.div_ceil(self.features)
     }
+
+    /// Thread blocks for so many tiles, each in so many parts, on a GPU of `processors` multiprocessors.
+    pub fn blocks(&self, tiles: usize, parts: usize, processors: usize) -> usize {
+        let most = self.resident.map_or(tiles, |resident| resident * processors / parts).max(1);
+        // As few as take no more tiles in turn, so that all take as many.
+        tiles.div_ceil(tiles.div_ceil(most).max(1))
+    }
 }
+
+/// What kernels take for the weight and the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operands {
+    /// Pointers.
+    Pointers,
+    /// Pointers, and last of all arguments whether rows are whole vectors.
+    PointersAndAlignment,
+    /// Maps for TMA, in boxes of the tile's tokens and of [`BOX_ROWS`] or [`GATED_BOX_ROWS`].
+    Maps,
+}
+
+/// Rows of the weight that stand together in a tile of `linear`, and of `gated_linear`.
+pub(super) const BOX_ROWS: usize = 64;
+pub(super) const GATED_BOX_ROWS: usize = 8;
 
 /// Kernels whose outputs are the same bits.
 #[derive(Debug)]
 pub(super) struct Family {
     /// Elements of K in a stage; parts of K are whole stages.
     pub stage: usize,
-    /// The kernels end with whether rows are whole vectors.
-    pub takes_alignment: bool,
+    pub operands: Operands,
     /// For few tokens, in ascending order: one tile holds them all.
     pub small: &'static [Tile],
     /// For more.
     pub large: Tile,
+    /// For so many that there are tiles for all multiprocessors.
     pub all_parts: Tile,
+    /// For many more, where K is one part.
+    pub whole: Option<Tile>,
 }
 
 const fn tensor_cores(
@@ -44,13 +70,14 @@ const fn tensor_cores(
 ) -> Tile {
     let shared_bytes = (stages * (features + tokens) * 64 * size_of::<u16>()) as u32;
     let [linear, gated] = kernels;
-    Tile { linear, gated: Some(gated), features, tokens, threads, shared_bytes, all_parts: false }
+    let gated = Some(gated);
+    Tile { linear, gated, features, tokens, threads, shared_bytes, all_parts: false, resident: None }
 }
 
 /// bf16 weights whose rows are whole vectors: on the tensor cores.
 pub(super) static MMA: Family = Family {
     stage: 64,
-    takes_alignment: false,
+    operands: Operands::Pointers,
     small: &[
         tensor_cores(["linear_t8_bf16", "gated_linear_t8_bf16"], 64, 8, 128, 6),
         tensor_cores(["linear_t16_bf16", "gated_linear_t16_bf16"], 64, 16, 128, 6),
@@ -62,38 +89,52 @@ pub(super) static MMA: Family = Family {
         all_parts: true,
         ..tensor_cores(["linear_t128_all_parts_bf16", "gated_linear_t128_all_parts_bf16"], 128, 128, 256, 3)
     },
+    whole: None,
 };
+
+const fn wgmma(kernels: [&'static str; 2], features: usize, tokens: usize, stages: usize) -> Tile {
+    // One warp fills the stages of one warpgroup, a warpgroup those of two.
+    let (threads, resident) = if features == 64 { (160, 3) } else { (384, 1) };
+    Tile { resident: Some(resident), ..tensor_cores(kernels, features, tokens, threads, stages) }
+}
 
 /// The same on compute capability 9.0, with instructions that it alone has.
 pub(super) static WGMMA: Family = Family {
     stage: 64,
-    takes_alignment: false,
+    operands: Operands::Maps,
     small: &[
-        tensor_cores(["linear_wgmma_t8_bf16", "gated_linear_wgmma_t8_bf16"], 64, 8, 128, 7),
-        tensor_cores(["linear_wgmma_t16_bf16", "gated_linear_wgmma_t16_bf16"], 64, 16, 128, 7),
-        tensor_cores(["linear_wgmma_t32_bf16", "gated_linear_wgmma_t32_bf16"], 64, 32, 128, 6),
-        tensor_cores(["linear_wgmma_t64_bf16", "gated_linear_wgmma_t64_bf16"], 64, 64, 128, 4),
+        wgmma(["linear_wgmma_t8_bf16", "gated_linear_wgmma_t8_bf16"], 64, 8, 8),
+        wgmma(["linear_wgmma_t16_bf16", "gated_linear_wgmma_t16_bf16"], 64, 16, 7),
+        wgmma(["linear_wgmma_t32_bf16", "gated_linear_wgmma_t32_bf16"], 64, 32, 6),
+        wgmma(["linear_wgmma_t64_bf16", "gated_linear_wgmma_t64_bf16"], 64, 64, 4),
     ],
-    large: tensor_cores(["linear_wgmma_t128_bf16", "gated_linear_wgmma_t128_bf16"], 128, 128, 256, 5),
+    large: wgmma(["linear_wgmma_t128_bf16", "gated_linear_wgmma_t128_bf16"], 128, 128, 6),
     all_parts: Tile {
         all_parts: true,
-        ..tensor_cores(
-            ["linear_wgmma_t128_all_parts_bf16", "gated_linear_wgmma_t128_all_parts_bf16"],
-            128,
-            128,
-            256,
-            5,
-        )
+        ..wgmma(["linear_wgmma_t192_all_parts_bf16", "gated_linear_wgmma_t192_all_parts_bf16"], 128, 192, 5)
     },
+    whole: Some(Tile {
+        all_parts: true,
+        ..wgmma(["linear_wgmma_t256_whole_bf16", "gated_linear_wgmma_t256_whole_bf16"], 128, 256, 4)
+    }),
 };
 
 const fn simt(linear: &'static str, tokens: usize, all_parts: bool) -> Tile {
-    Tile { linear, gated: None, features: 64, tokens, threads: 128, shared_bytes: 0, all_parts }
+    Tile {
+        linear,
+        gated: None,
+        features: 64,
+        tokens,
+        threads: 128,
+        shared_bytes: 0,
+        all_parts,
+        resident: None,
+    }
 }
 
 const fn simt_family(small: &'static [Tile], large: &'static str) -> Family {
     let (large, all_parts) = (simt(large, 32, false), simt(large, 32, true));
-    Family { stage: 32, takes_alignment: true, small, large, all_parts }
+    Family { stage: 32, operands: Operands::PointersAndAlignment, small, large, all_parts, whole: None }
 }
 
 /// Everything else: without tensor cores.

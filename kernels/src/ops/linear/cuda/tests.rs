@@ -7,10 +7,13 @@ use crate::{
     ops::{Activation, testing::*},
 };
 
-/// Every plan for so many rows: each kernel of the family, whatever it is meant for.
+/// Every plan for so many rows: each kernel of the family that can, whatever it is meant for. On a GPU of two
+/// multiprocessors, so that thread blocks that take tiles in turn take several.
 fn plans(cut: Cut, rows: usize, features: usize) -> impl Iterator<Item = Plan> {
-    let Family { small, large, all_parts, .. } = cut.family;
-    small.iter().chain([large, all_parts]).map(move |tile| cut.plan_of(tile, rows, features))
+    let Family { small, large, all_parts, whole, .. } = cut.family;
+    let whole = whole.iter().filter(move |_| cut.parts == 1);
+    let tiles = small.iter().chain([large, all_parts]).chain(whole);
+    tiles.map(move |tile| cut.plan_of(tile, rows, features, 2))
 }
 
 fn layer<W: Rounded>(device: &Device, n: usize, k: usize) -> Linear {
@@ -24,8 +27,16 @@ fn layer<W: Rounded>(device: &Device, n: usize, k: usize) -> Linear {
 }
 
 /// Shapes on both sides of the tiles' and stages' edges; K in one part and in several.
-const SHAPES: [[usize; 3]; 6] =
-    [[1, 1, 8], [9, 63, 64], [33, 65, 72], [65, 130, 512], [129, 40, 1288], [7, 136, 2048]];
+const SHAPES: [[usize; 3]; 7] = [
+    [1, 1, 8],
+    [9, 63, 64],
+    [33, 65, 72],
+    [65, 130, 512],
+    [129, 40, 1288],
+    [7, 136, 2048],
+    // Several tiles of every kind, each with more stages than fit in shared memory.
+    [260, 140, 504],
+];
 
 fn all_kernels_agree<W: Rounded, X: Rounded>() {
     let Some(device) = cuda() else { return };
@@ -76,26 +87,28 @@ fn the_gate_of_a_kernel_is_that_of_gated_activation() {
     }
 }
 
-/// A weight's cut without its memory.
-fn cut(n: usize, k: usize) -> Cut {
+/// A weight's cut.
+fn cut(n: usize, k: usize, capability: (u32, u32)) -> Cut {
     let weight = Tensor::zeros([n, k], DType::BF16).unwrap();
-    Cut::of((8, 0), &Linear::new(vec![LinearPart { weight, bias: None }]).unwrap())
+    Cut::of(capability, &Linear::new(vec![LinearPart { weight, bias: None }]).unwrap())
 }
 
 #[test]
 fn parts_depend_on_the_weight_and_fill_the_gpu() {
     for (n, k, parts) in [(64, 64, 1), (4096, 4096, 4), (6144, 4096, 3), (28672, 4096, 1), (1024, 3072, 8)] {
-        assert_eq!(cut(n, k).parts, parts, "{n} x {k}");
+        assert_eq!(cut(n, k, (8, 0)).parts, parts, "{n} x {k}");
     }
 }
 
 #[test]
 fn memory_for_partial_sums_is_planned_for_the_worst_number_of_rows() {
-    for (n, k) in [(4096, 4096), (1000, 3000), (64, 64)] {
-        let cut = cut(n, k);
+    let shapes = [(4096, 4096), (1000, 3000), (64, 64)];
+    for ((n, k), capability) in shapes.into_iter().flat_map(|shape| [(shape, (8, 0)), (shape, (9, 0))]) {
+        let cut = cut(n, k, capability);
         for most in [1, 64, 300, 2000] {
             let planned = cut.most_partial_bytes(most, n, 132);
-            let taken = (1..=most).map(|rows| cut.plan(rows, n, 132).partial_bytes).max();
+            let plan = |rows| cut.plan_of(cut.tile(rows, n, 132), rows, n, 132);
+            let taken = (1..=most).map(|rows| plan(rows).partial_bytes).max();
             assert!(taken.unwrap() <= planned && planned < 1 << 27, "{n} x {k}, {most} rows");
         }
     }
