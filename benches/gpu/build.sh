@@ -1,34 +1,33 @@
 #!/usr/bin/env bash
-# Builds what run.sh runs, into target/gpu-suite: the binary with CUDA kernels, the sheet, the device's tests and the
-# conformance kernels, each self-contained. Needs Rust and nvcc (kernels/cuda-toolchain.sh installs one); the machine
-# with the GPU needs neither.
+# Builds target/gpu-suite, a folder that proves and measures this version on a GPU: run.sh and all that it
+# runs. It can be carried to a machine that has neither Rust nor nvcc. Here both are needed;
+# kernels/cuda-toolchain.sh installs nvcc.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 suite=target/gpu-suite
-mkdir -p "$suite/tests" "$suite/fatbins"
-rm -f "$suite"/tests/*
+rm -rf "$suite"
+mkdir -p "$suite"/{tests,fatbins,models/tests,engine/tests}
 
-# Prints the path of every executable that cargo built, test binaries included.
-executables() {
-  python3 -c '
+# install TO ARGUMENTS...: copies the executable that cargo makes of the arguments, a test binary included.
+install() {
+  local to=$suite/$1 made
+  shift
+  made=$(cargo "$@" --release --locked --message-format json | python3 -c '
 import json, sys
-for line in sys.stdin:
-    message = json.loads(line)
-    if message.get("executable"):
-        print(message["target"]["name"], message["executable"])'
+made = [json.loads(line).get("executable") for line in sys.stdin]
+print(*filter(None, made))')
+  cp "$made" "$to"
+  strip "$to"
 }
 
-cargo build --release --locked --features cuda --bin mosu --message-format json | executables |
-  while read -r _ path; do cp "$path" "$suite/mosu"; done
-cargo build --release --locked -p mosu-benches --features cuda --example gpu_sheet --message-format json |
-  executables | while read -r _ path; do cp "$path" "$suite/gpu_sheet"; done
-cargo test --release --locked -p mosu-kernels --features cuda --lib --no-run --message-format json | executables |
-  while read -r name path; do cp "$path" "$suite/tests/$name"; done
-cargo test --release --locked -p mosu-models --features cuda --test cuda --no-run --message-format json | executables |
-  while read -r name path; do cp "$path" "$suite/tests/models-$name"; done
+install mosu build --features cuda --bin mosu
+install gpu_sheet build -p mosu-benches --features cuda --example gpu_sheet
+install tests/kernels test -p mosu-kernels --features cuda --lib --no-run
+install tests/models test -p mosu-models --features cuda --test cuda --no-run
+install tests/steps test -p mosu-models --features cuda --test cuda_steps --no-run
+install tests/engine test -p mosu --features cuda --test exactness --no-run
+install conformance test -p cusim --test conformance --no-run
 
-cargo test --release --locked -p cusim --test conformance --no-run --message-format json | executables |
-  while read -r _ path; do cp "$path" "$suite/conformance"; done
 nvcc=${NVCC:-$(command -v nvcc || echo target/cuda-toolchain/nvidia/cu13/bin/nvcc)}
 for code in 80:sm_80,compute_80 90:sm_90,compute_90 90a:sm_90a; do
   name=sm${code%%:*}
@@ -36,5 +35,10 @@ for code in 80:sm_80,compute_80 90:sm_90,compute_90 90a:sm_90a; do
     "-gencode=arch=compute_${code%%:*},code=[${code#*:}]" "kernels/cusim/conformance/$name.cu" \
     -o "$suite/fatbins/$name.fatbin"
 done
-strip "$suite"/mosu "$suite"/gpu_sheet "$suite"/conformance "$suite"/tests/* 2>/dev/null || true
+
+cp benches/gpu/{*.py,cases.json,conformance.sh,run.sh} "$suite"
+cp -r models/tests/fixtures "$suite/models/tests"
+cp -r engine/tests/small "$suite/engine/tests"
+[ ! -d kernels/cusim/conformance/goldens ] || cp -r kernels/cusim/conformance/goldens "$suite"
+git describe --always --dirty --tags >"$suite/version.txt" 2>/dev/null || echo unknown >"$suite/version.txt"
 du -sh "$suite"

@@ -300,8 +300,13 @@ def main():
     bench = Bench(args.smoke)
     if not args.smoke and not torch.cuda.is_available():
         sys.exit("reference.py: PyTorch finds no GPU here; --smoke tests the script on the CPU")
+    failed = []
     for section in args.sections:
-        SECTIONS[section](bench, cases)
+        try:
+            SECTIONS[section](bench, cases)
+        except Exception as error:  # The other sections may still run.
+            failed.append(f"{section}: {type(error).__name__}: {error}")
+    sys.exit("\n".join(failed) or None)
 
 
 if __name__ == "__main__":

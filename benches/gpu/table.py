@@ -1,9 +1,9 @@
 """Joins mosu's figures with PyTorch's of the same run: one row a measurement, each a ratio.
 
-    python table.py DIR        reads DIR/reference.*.jsonl and DIR/mosu.*.jsonl, writes DIR/table.md, prints it
+    python table.py DIR     reads DIR/reference.*.jsonl and DIR/mosu.*.jsonl, writes table.md, prints goals
 
-Passes are numbered and alternate (reference.1, mosu.1, reference.2, mosu.2): a figure is the median of its passes, and
-a ratio that moves less than the passes do is no difference.
+Passes are numbered and alternate (reference.1, mosu.1, reference.2, mosu.2): a figure is the median of its
+passes, and a ratio that moves less than the passes do is no difference.
 """
 
 import json
@@ -33,7 +33,10 @@ def read(folder, side):
     lines = {}
     for path in sorted(folder.glob(f"{side}.*.jsonl")):
         for text in path.read_text().splitlines():
-            line = json.loads(text)
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:  # A part that was ended in the middle of it.
+                continue
             lines.setdefault(line["name"], []).append(line)
     return lines
 
@@ -53,31 +56,54 @@ def best_peer(name, reference):
     return min((pair for pair in times if pair[0]), default=(None, ""))
 
 
+def speed(reference, name, unit):
+    """Bytes or operations a microsecond of a ceiling; None if it was not measured."""
+    lines = reference.get(name, [])
+    us = median(lines)
+    return next(line[unit] for line in lines if unit in line) / us if us else None
+
+
 def row(name, lines, reference):
     us = median(lines)
     if us is None:
         return {"name": name, "error": lines[0].get("error", "no figure")}
-    cells = {"name": name, "us": us, "spread": max(line["spread"] for line in lines)}
+    lines = [line for line in lines if "us" in line]
+    passes = [line["us"] for line in lines]
+    spread = max([(max(passes) - min(passes)) / us, *(line["spread"] for line in lines)])
+    cells = {"name": name, "us": us, "spread": spread}
     size, flops = lines[0]["bytes"], lines[0]["flops"]
     for ceiling in ["copy", "read"]:
-        if size and ceiling in reference:
-            speed = reference[ceiling][0]["bytes"] / median(reference[ceiling])
-            cells[ceiling] = size / us / speed
-    if flops and "gemm 8192" in reference:
-        cells["peak"] = flops / us / (reference["gemm 8192"][0]["flops"] / median(reference["gemm 8192"]))
+        if size and (limit := speed(reference, ceiling, "bytes")):
+            cells[ceiling] = size / us / limit
+    if flops and (limit := speed(reference, "gemm 8192", "flops")):
+        cells["peak"] = flops / us / limit
     peer, peer_name = best_peer(name, reference)
     if peer:
         cells |= {"peer": peer / us, "peer_name": peer_name}
     return cells
 
 
+def goals(cells):
+    """The goals of a row: ratio, what it is, the least value."""
+    asked = [goal[1:] for goal in GOALS if re.match(goal[0], cells["name"])]
+    return [(cells[ratio], ratio, least) for ratio, least in asked if ratio in cells]
+
+
 def verdict(cells):
     """Which goals a row meets or misses."""
-    found = []
-    for pattern, ratio, least in GOALS:
-        if re.match(pattern, cells["name"]) and ratio in cells:
-            found.append(f"{ratio} {'>=' if cells[ratio] >= least else '< '} {least}")
+    found = [f"{ratio} {'>=' if value >= least else '< '} {least}" for value, ratio, least in goals(cells)]
     return ", ".join(found)
+
+
+def summary(rows):
+    """The rows that have goals, and those that failed, a line each."""
+    for cells in rows:
+        if "error" in cells:
+            yield f"{cells['name']:36} failed: {cells['error'][:60]}"
+        for value, ratio, least in goals(cells):
+            met = "met" if value >= least else "missed"
+            figures = f"{cells['us']:10.1f} us  {value:5.2f} of {ratio:5} goal {least:.2f}"
+            yield f"{cells['name']:36} {figures} {met}"
 
 
 def table(rows):
@@ -111,11 +137,10 @@ def main():
     folder = Path(sys.argv[1])
     reference, mosu = read(folder, "reference"), read(folder, "mosu")
     if not mosu:
-        sys.exit(f"table.py: {folder} has no mosu.*.jsonl")
+        sys.exit(f"table.py: {folder} has no figures of mosu")
     rows = [row(name, lines, reference) for name, lines in mosu.items()]
-    text = ceilings(reference) + "\n\n" + table(rows) + "\n"
-    (folder / "table.md").write_text(text)
-    print(text)
+    (folder / "table.md").write_text(ceilings(reference) + "\n\n" + table(rows) + "\n")
+    print(ceilings(reference), *summary(rows), sep="\n")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ use std::{error::Error, time::Instant};
 
 use half::bf16;
 use mosu_benches::Random;
-use mosu_kernels::{DType, Device, Result, Tensor};
+use mosu_kernels::{CudaGraph, DType, Device, Result, Tensor};
 use serde_json::json;
 
-/// Timed runs of each measurement.
+/// Timed runs of each measurement, and how long each is at least, so that to start it and to wait hardly count.
 const RUNS: usize = 30;
+const RUN_SECONDS: f64 = 2e-3;
 /// Inputs rotate through three times this much memory, so that none is in a cache when its turn comes.
 const CACHE_BYTES: usize = 60 << 20;
 
@@ -50,7 +51,7 @@ impl Sheet {
     }
 
     /// Times `run`, which makes `calls` calls that each do `work`, and prints the median time of a call and the
-    /// distance between the quartiles over it.
+    /// distance between the quartiles over it. On a GPU it is recorded, as decode steps are.
     pub fn report(
         &self,
         name: &str,
@@ -58,17 +59,23 @@ impl Sheet {
         work: Work,
         mut run: impl FnMut() -> Result<()>,
     ) -> Result<(), Box<dyn Error>> {
-        let runs = if self.smoke { 1 } else { RUNS };
-        for _ in 0..if self.smoke { 0 } else { 3 } {
-            run()?;
+        let (runs, warm_ups) = if self.smoke { (1, 1) } else { (RUNS, 3) };
+        let mut once = f64::INFINITY;
+        for _ in 0..warm_ups {
+            once = once.min(self.seconds(&mut run)?);
         }
-        self.wait()?;
+        let repeats = if self.smoke { 1 } else { (RUN_SECONDS / once).ceil().clamp(1.0, 100.0) as usize };
+        let mut all = || (0..repeats).try_for_each(|_| run());
+        let mut timed: Box<dyn FnMut() -> Result<()>> = match &self.device {
+            Device::Cpu(_) => Box::new(all),
+            Device::Cuda(gpu) => {
+                let graph = CudaGraph::record(gpu, &mut all)?;
+                Box::new(move || graph.run())
+            }
+        };
         let mut times = Vec::with_capacity(runs);
         for _ in 0..runs {
-            let start = Instant::now();
-            run()?;
-            self.wait()?;
-            times.push(start.elapsed().as_secs_f64() * 1e6 / calls as f64);
+            times.push(self.seconds(&mut timed)? * 1e6 / (calls * repeats) as f64);
         }
         times.sort_by(f64::total_cmp);
         let (median, quartiles) = (times[runs / 2], times[3 * runs / 4] - times[runs / 4]);
@@ -78,11 +85,13 @@ impl Sheet {
         Ok(())
     }
 
-    /// Until the device has done all its work.
-    fn wait(&self) -> Result<()> {
-        match &self.device {
-            Device::Cuda(gpu) => gpu.synchronize(),
-            Device::Cpu(_) => Ok(()),
+    /// The time of a run, until the device has done all its work.
+    fn seconds(&self, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+        let start = Instant::now();
+        run()?;
+        if let Device::Cuda(gpu) = &self.device {
+            gpu.synchronize()?;
         }
+        Ok(start.elapsed().as_secs_f64())
     }
 }
