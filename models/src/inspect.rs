@@ -1,13 +1,17 @@
 //! What a checkpoint is, without loading it: the configuration, the headers of its files, the tokenizer and the template.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
-use mosu_kernels::DType;
+use mosu_kernels::{Allocator, DType, Device};
 use serde_json::Value;
 
 use crate::{
-    ChatTemplate, DecoderSpec, LoadError, ModelSource, Tokenizer, checkpoint, config_json::ConfigJson,
-    end_tokens::EndTokens, families,
+    ChatTemplate, DecoderSpec, LoadError, ModelSource, Tokenizer,
+    checkpoint::{self, Checkpoint},
+    config_json::ConfigJson,
+    end_tokens::EndTokens,
+    families::{self, Family},
+    weights,
 };
 
 /// What could be read of a checkpoint, and what could not.
@@ -62,8 +66,8 @@ pub struct TokenizerFacts {
     pub tokens: usize,
 }
 
-/// Looks into a checkpoint. Of the weights only the headers are read, so that it is quick at any size; whether every
-/// tensor that config.json implies is there, and no other, only loading tells.
+/// Looks into a checkpoint. Of the weights only the headers are read, so that it is quick at any size; they tell whether
+/// every tensor that config.json implies is there, in its shape, and no other.
 pub fn inspect(source: &ModelSource) -> Inspection {
     let mut found = Inspection {
         name: source.name(),
@@ -77,8 +81,10 @@ pub fn inspect(source: &ModelSource) -> Inspection {
         refusals: Vec::new(),
     };
     found.weights = found.accept(read_weights(source));
-    let config = found.read_config(source);
-    found.accept(config);
+    let family = found.read_config(source);
+    if let (Some(family), Some(_)) = (found.accept(family), &found.weights) {
+        found.accept(check_tensors(source, &family));
+    }
     found.tokenizer = found.accept(read_tokenizer(source));
     let template = found.accept(ChatTemplate::load(source)).flatten();
     found.chat_template = template.map(|_| ChatTemplate::file(source));
@@ -90,7 +96,7 @@ impl Inspection {
         result.map_err(|error| self.refusals.push(error.to_string())).ok()
     }
 
-    fn read_config(&mut self, source: &ModelSource) -> Result<(), LoadError> {
+    fn read_config(&mut self, source: &ModelSource) -> Result<Family, LoadError> {
         let path = source.path("config.json");
         let config = source.read_json("config.json")?.ok_or_else(|| LoadError::Missing {
             path: path.clone(),
@@ -98,13 +104,14 @@ impl Inspection {
         })?;
         self.architecture = config["architectures"].get(0).and_then(Value::as_str).map(Into::into);
         let config = ConfigJson::new(&path, &config)?;
-        let spec = families::read(&config)?.spec;
+        let family = families::read(&config)?;
+        let spec = &family.spec;
         self.kv_bytes_per_token =
-            Some((spec.kv_elements_per_token() * self.compute_type(&spec).size()) as u64);
+            Some((spec.kv_elements_per_token() * self.compute_type(spec).size()) as u64);
         let ends = EndTokens::read(source, &config, spec.vocab_size);
-        self.spec = Some(spec);
+        self.spec = Some(spec.clone());
         self.eos_token_ids = ends?.eos;
-        Ok(())
+        Ok(family)
     }
 
     /// The type in which the weights compute: f32 where most of their bytes are, else the one that config.json names.
@@ -131,6 +138,13 @@ fn read_weights(source: &ModelSource) -> Result<WeightFiles, LoadError> {
         }
     }
     Ok(weights)
+}
+
+/// Claims every tensor as loading would, without its elements.
+fn check_tensors(source: &ModelSource, family: &Family) -> Result<(), LoadError> {
+    let mut checkpoint = Checkpoint::open(source)?;
+    let device = Device::cpu(NonZeroUsize::new(1));
+    weights::plan(&mut checkpoint, &family.spec, &family.names, &Allocator::planning(&device)).map(|_| ())
 }
 
 fn read_tokenizer(source: &ModelSource) -> Result<TokenizerFacts, LoadError> {
@@ -204,6 +218,29 @@ mod tests {
             assert!(refusal.contains(what), "{refusal}");
         }
         assert_eq!(found.refusals.len(), 3);
+    }
+
+    /// Without loading a tensor, inspection finds that one has the wrong shape, and that one is missing.
+    #[test]
+    fn tensors_that_do_not_fit_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(tests().join("fixtures/llama")).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+        }
+        let weights_of = |found: Inspection| {
+            found.refusals.into_iter().filter(|refusal| refusal.contains("safetensors")).collect::<Vec<_>>()
+        };
+        assert_eq!(weights_of(of(dir.path())), Vec::<String>::new());
+        let path = dir.path().join("config.json");
+        let config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        for (key, named) in [("intermediate_size", "mlp"), ("num_hidden_layers", "model.layers.")] {
+            let mut changed = config.clone();
+            changed[key] = (config[key].as_u64().unwrap() + 8).into();
+            fs::write(&path, changed.to_string()).unwrap();
+            let refused = weights_of(of(dir.path()));
+            assert!(refused.len() == 1 && refused[0].contains(named), "{key}: {refused:?}");
+        }
     }
 
     /// Published shapes without weights: what is computed, in no time.

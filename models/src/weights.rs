@@ -244,3 +244,20 @@ pub(crate) fn load(
 ) -> Result<DecoderWeights, LoadError> {
     claims::Claims::new(source, spec, names, progress).decoder(to)
 }
+
+/// The weights of a spec as `source` would give them, without elements, and the names of the tensors that are not needed.
+///
+/// # Errors
+/// As [`load`], and when there is a tensor that nothing asks for and the family does not know.
+pub(crate) fn plan(
+    source: &mut dyn TensorSource,
+    spec: &DecoderSpec,
+    names: &TensorNames,
+    counted: &Allocator<'_>,
+) -> Result<(DecoderWeights, Vec<String>), LoadError> {
+    source.begin(Pass::Plan);
+    let planned = load(source, spec, names, counted, &mut |_| ())?;
+    let (layers, tied) = (spec.layers.len(), spec.head.tied);
+    let ignored = source.left_over(&|name| names.ignores(name, layers, tied))?;
+    Ok((planned, ignored))
+}

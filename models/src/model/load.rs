@@ -157,11 +157,8 @@ impl Planned {
             }
             LoadFormat::Auto => (Box::new(Checkpoint::open(source)?), family.names.clone()),
         };
-        let (layers, tied) = (spec.layers.len(), spec.head.tied);
-        weights.begin(Pass::Plan);
         let counted = Allocator::planning(device);
-        let mut planned = weights::load(&mut *weights, spec, &names, &counted, &mut |_| ())?;
-        let ignored_tensors = weights.left_over(&|name| names.ignores(name, layers, tied))?;
+        let (mut planned, ignored_tensors) = weights::plan(&mut *weights, spec, &names, &counted)?;
         planner.weights = counted.bytes();
         planner.compute = planned.dtype().compute();
         planner.linear_scratch = planned.scratch_bytes(device, max_rows)?;
