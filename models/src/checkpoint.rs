@@ -1,33 +1,30 @@
 //! A checkpoint: memory-mapped safetensors files, and which of their tensors have been claimed.
 
+mod files;
+mod open;
 mod pieces;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::HashMap,
     ffi::OsStr,
-    fs, mem,
+    mem,
     ops::Range,
-    path::{Component, Path, PathBuf},
-    sync::Arc,
+    path::{Path, PathBuf},
 };
 
-use memmap2::Mmap;
 use mosu_kernels::{
     Bytes, DType, KernelError, Shape, Tensor,
     convert::{self, MXFP4_BLOCK},
 };
 use safetensors::tensor::Dtype;
-use serde::Deserialize;
 
 use crate::{
-    LoadError, demo,
-    safetensors_header::{self, Entry},
-    source::{MAX_CONFIG_BYTES, ModelSource, open_regular},
+    LoadError,
+    safetensors_header::Entry,
     weights::{Pass, TensorSource, bytes_mut},
 };
+pub(crate) use files::headers;
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 /// Rows and columns of an FP8 matrix that share a scale.
 const FP8_BLOCK: usize = 128;
 
@@ -67,87 +64,6 @@ impl Stored {
 }
 
 impl Checkpoint {
-    /// Opens a model's `model.safetensors`, or the shards that its index names.
-    ///
-    /// # Errors
-    /// Names the file, and the tensor where there is one, for whatever contradicts the real bytes.
-    pub fn open(source: &ModelSource) -> Result<Checkpoint, LoadError> {
-        let dir = match source {
-            ModelSource::Directory(dir) => dir,
-            ModelSource::Demo => {
-                let file = source.path(SINGLE);
-                let bytes = Bytes::Static(demo::weights());
-                return Checkpoint::of_shards(file.clone(), vec![Shard { file, bytes }]);
-            }
-        };
-        let single = dir.join(SINGLE);
-        if let Some(bytes) = map(&single)? {
-            return Checkpoint::of_shards(single.clone(), vec![Shard { file: single, bytes }]);
-        }
-        if let Some(index) = source.read(INDEX, MAX_CONFIG_BYTES)? {
-            return Checkpoint::of_index(dir, &index);
-        }
-        let mut names: Vec<String> = files_of(dir).filter(|name| pieces::belongs_to_pieces(name)).collect();
-        if names.is_empty() {
-            return Err(LoadError::Missing { path: single, remedy: what_to_do_without_weights(dir) });
-        }
-        names.sort();
-        let missing = |path: PathBuf| LoadError::Missing { path, remedy: "it was there a moment ago".into() };
-        let shard = |name: &String| {
-            let file = dir.join(name);
-            let bytes = map(&file)?.ok_or_else(|| missing(file.clone()))?;
-            Ok(Shard { file, bytes })
-        };
-        Checkpoint::of_shards(dir.into(), names.iter().map(shard).collect::<Result<_, LoadError>>()?)
-    }
-
-    fn of_index(dir: &Path, index: &[u8]) -> Result<Checkpoint, LoadError> {
-        let weight_map = read_index(dir, index)?;
-        let mut shards = Vec::new();
-        for path in shard_paths(dir, &weight_map) {
-            let bytes = map(&path)?.ok_or_else(|| missing_shard(&path))?;
-            shards.push(Shard { file: path, bytes });
-        }
-        let checkpoint = Checkpoint::of_shards(dir.join(INDEX), shards)?;
-        for (tensor, shard) in &weight_map {
-            checkpoint.expect_in(tensor, shard)?;
-        }
-        Ok(checkpoint)
-    }
-
-    fn of_shards(file: PathBuf, shards: Vec<Shard>) -> Result<Checkpoint, LoadError> {
-        let mut tensors: HashMap<String, Stored> = HashMap::new();
-        for (index, shard) in shards.iter().enumerate() {
-            let entries = safetensors_header::parse(shard.bytes.as_slice()).map_err(|fault| {
-                LoadError::checkpoint(&shard.file, fault.tensor.as_deref(), fault.message)
-            })?;
-            for entry in entries {
-                let new = || Stored { places: Vec::new(), claimed: false };
-                let stored = tensors.entry(entry.name.clone()).or_insert_with(new);
-                let first = stored.places.first().map(|(first, _)| &shards[*first]);
-                if let Some(first) = first.filter(|first| !(first.holds_pieces() && shard.holds_pieces())) {
-                    let message = format!("also in {}", first.file.display());
-                    return Err(LoadError::checkpoint(&shard.file, Some(&entry.name), message));
-                }
-                stored.places.push((index, entry));
-            }
-        }
-        let mut entries = tensors.values().flat_map(|stored| &stored.places);
-        let has_bf16 = entries.any(|(_, entry)| entry.dtype == Dtype::BF16);
-        let unpacked = if has_bf16 { DType::BF16 } else { DType::F32 };
-        Ok(Checkpoint { file, shards, tensors, unpacked, pass: Pass::Load })
-    }
-
-    /// Fails unless the index is right about a tensor.
-    fn expect_in(&self, tensor: &str, shard: &str) -> Result<(), LoadError> {
-        let found = self.tensors.get(tensor).and_then(|stored| stored.shard(&self.shards));
-        let found = found.map(|shard| shard.file.as_path());
-        if found.and_then(Path::file_name).is_some_and(|name| name == shard) {
-            return Ok(());
-        }
-        Err(LoadError::checkpoint(&self.file, Some(tensor), format!("said to be in {shard}, but is not")))
-    }
-
     /// The tensor's places, which from now on are claimed.
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<(&Shard, &Entry)>, LoadError> {
         let Some(stored) = self.tensors.get_mut(name) else {
@@ -216,7 +132,7 @@ impl TensorSource for Checkpoint {
         self.pass = pass;
         self.tensors.values_mut().for_each(|stored| stored.claimed = false);
         if pass == Pass::Load {
-            self.shards.iter().for_each(|shard| start_reading(&shard.bytes));
+            self.shards.iter().for_each(|shard| files::start_reading(&shard.bytes));
         }
     }
 
@@ -316,64 +232,6 @@ impl TensorSource for Checkpoint {
     }
 }
 
-/// The headers of a checkpoint's files: each file's path and its tensors. Nothing but headers is read.
-///
-/// # Errors
-/// As [`Checkpoint::open`], but for what no single file can tell.
-pub(crate) fn headers(source: &ModelSource) -> Result<Vec<(PathBuf, Vec<Entry>)>, LoadError> {
-    let fault = |file: &Path, fault: safetensors_header::Fault| {
-        LoadError::checkpoint(file, fault.tensor.as_deref(), fault.message)
-    };
-    let ModelSource::Directory(dir) = source else {
-        let file = source.path(SINGLE);
-        let entries = safetensors_header::parse(demo::weights()).map_err(|found| fault(&file, found))?;
-        return Ok(vec![(file, entries)]);
-    };
-    let paths = match source.read(INDEX, MAX_CONFIG_BYTES)? {
-        Some(index) if !source.has(SINGLE) => shard_paths(dir, &read_index(dir, &index)?),
-        _ => vec![dir.join(SINGLE)],
-    };
-    let read = |path: PathBuf| {
-        let missing = || match source.has(INDEX) {
-            true => missing_shard(&path),
-            false => LoadError::Missing { path: path.clone(), remedy: what_to_do_without_weights(dir) },
-        };
-        let file = open_regular(&path)?.ok_or_else(missing)?;
-        let len = file.metadata().map_err(|error| LoadError::io(&path, error))?.len();
-        let entries = safetensors_header::read(file, len).map_err(|found| fault(&path, found))?;
-        Ok((path, entries))
-    };
-    paths.into_iter().map(read).collect()
-}
-
-/// Tensors and the files they are in, as an index says; every file is a plain name.
-fn read_index(dir: &Path, index: &[u8]) -> Result<BTreeMap<String, String>, LoadError> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-
-    let file = dir.join(INDEX);
-    let Index { weight_map } = serde_json::from_slice(index)
-        .map_err(|error| LoadError::malformed(&file, format!("not a valid index: {error}")))?;
-    match weight_map.values().find(|name| !is_plain_file_name(name)) {
-        Some(name) => {
-            let message = format!("{name:?} is not the plain name of a file in the same directory");
-            Err(LoadError::checkpoint(&file, None, message))
-        }
-        None => Ok(weight_map),
-    }
-}
-
-fn shard_paths(dir: &Path, weight_map: &BTreeMap<String, String>) -> Vec<PathBuf> {
-    let names: BTreeSet<&String> = weight_map.values().collect();
-    names.into_iter().map(|name| dir.join(name)).collect()
-}
-
-fn missing_shard(path: &Path) -> LoadError {
-    LoadError::Missing { path: path.into(), remedy: format!("{INDEX} names it") }
-}
-
 /// The element type of a tensor, which must be a float that the ops know.
 fn float(shard: &Shard, entry: &Entry) -> Result<DType, LoadError> {
     match entry.dtype {
@@ -420,49 +278,6 @@ impl Pass {
             tensor.copy_from_slice(&data[..tensor.len()]);
             Ok(())
         })
-    }
-}
-
-/// Maps a file into memory; `None` when there is none.
-fn map(path: &Path) -> Result<Option<Bytes>, LoadError> {
-    let Some(file) = open_regular(path)? else { return Ok(None) };
-    // SAFETY: the map is only ever read. Whoever truncates a model's file while it is in use ends the program, as
-    // with any other program that maps its data; nothing else is assumed of the bytes than that they are bytes.
-    let map = unsafe { Mmap::map(&file) }.map_err(|error| LoadError::io(path, error))?;
-    Ok(Some(Bytes::Mapped(Arc::new(map))))
-}
-
-/// Advice only: a file that is not in the page cache yet will be needed.
-fn start_reading(bytes: &Bytes) {
-    #[cfg(unix)]
-    if let Bytes::Mapped(map) = bytes {
-        let _ = map.advise(memmap2::Advice::WillNeed);
-    }
-}
-
-fn is_plain_file_name(name: &str) -> bool {
-    let mut components = Path::new(name).components();
-    matches!(components.next(), Some(Component::Normal(_)))
-        && components.next().is_none()
-        && !name.contains(['/', '\\', '\0'])
-}
-
-/// Names of the files of a directory.
-fn files_of(dir: &Path) -> impl Iterator<Item = String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
-}
-
-fn what_to_do_without_weights(dir: &Path) -> String {
-    let has = |end: &str| files_of(dir).any(|name| name.ends_with(end));
-    if has(".safetensors") {
-        format!("there are other *.safetensors files, but no {INDEX} that says what is in them")
-    } else if has(".bin") || has(".pth") || has(".pt") {
-        "convert the PyTorch files with transformers' save_pretrained(..., safe_serialization=True)".into()
-    } else if has(".gguf") {
-        "GGUF is not supported; use the checkpoint in Hugging Face layout".into()
-    } else {
-        "a model directory has config.json and model.safetensors or its shards".into()
     }
 }
 

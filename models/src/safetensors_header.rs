@@ -71,7 +71,8 @@ fn entries(header: &[u8], data_start: usize, file_len: usize) -> Result<Vec<Entr
     let Header(mut tensors) = serde_json::from_slice(header)
         .map_err(|error| Fault::of_file(format!("the header is not valid: {error}")))?;
     tensors.sort_by_key(|(_, info)| info.data_offsets);
-    let data_len = file_len - data_start;
+    // A file may shrink after its length was asked for.
+    let data_len = file_len.saturating_sub(data_start);
     let mut end_of_previous = 0;
     let mut entries = Vec::with_capacity(tensors.len());
     for (name, info) in tensors {

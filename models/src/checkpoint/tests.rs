@@ -4,7 +4,11 @@ use half::bf16;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::*;
+use super::{
+    files::{INDEX, SINGLE},
+    *,
+};
+use crate::{ModelSource, safetensors_header};
 
 /// A file with this header and data.
 fn file(header: &str, data: &[u8]) -> Vec<u8> {
@@ -265,4 +269,15 @@ fn claims_are_checked() {
     let ignored =
         checkpoint.left_over(&|name| name.starts_with("lm_head.") || name.ends_with("inv_freq")).unwrap();
     assert_eq!(ignored.len(), 2);
+}
+
+/// Its length was asked for before it was cut.
+#[test]
+fn a_file_that_shrinks_while_it_is_read_is_an_error() {
+    let header = json!({"a": tensor("F32", &[1], 0, 4)}).to_string();
+    let whole = file(&header, &[0; 4]);
+    assert!(safetensors_header::read(&whole[..], whole.len() as u64).is_ok());
+    for len in 0..whole.len() {
+        assert!(safetensors_header::read(&whole[..], len as u64).is_err(), "{len} bytes");
+    }
 }

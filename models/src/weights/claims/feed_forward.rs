@@ -1,0 +1,153 @@
+//! Claiming feed-forward networks and experts.
+
+use std::iter::repeat_with;
+
+use mosu_kernels::{
+    Shape, Tensor,
+    ops::{Expert, Experts, Linear, LinearPart},
+};
+
+use super::{Claims, Role};
+use crate::{
+    DenseSpec, FfnActivation, FfnSpec, LoadError, MoeSpec,
+    tensor_names::{ExpertNames, GateUpNames, NetworkNames},
+    weights::{FfnWeights, MoeWeights, NetworkWeights, SharedWeights, layout},
+};
+
+impl Claims<'_> {
+    /// A layer's feed-forward part.
+    pub(super) fn ffn(
+        &mut self,
+        at: &dyn Fn(&str) -> String,
+        spec: &FfnSpec,
+    ) -> Result<FfnWeights, LoadError> {
+        match spec {
+            FfnSpec::Dense(dense) => Ok(FfnWeights::Dense(self.network(at, &self.names.dense, dense)?)),
+            FfnSpec::Moe(moe) => Ok(FfnWeights::Moe(Box::new(self.moe(at, moe)?))),
+        }
+    }
+
+    fn moe(&mut self, at: &dyn Fn(&str) -> String, spec: &MoeSpec) -> Result<MoeWeights, LoadError> {
+        let (names, h, e) = (self.names, self.spec.hidden_size, spec.num_experts);
+        let router = self.part_in_order(&at(names.router), [e, h], spec.router_bias, Role::Router, None)?;
+        let selection_bias = self.tensor_if(spec.selection_bias, &at(names.selection_bias), e)?;
+        let expert_scale = self.tensor_if(spec.expert_scale, &at(names.expert_scale), e)?;
+        let experts = Experts::new(self.experts(at, spec)?)?;
+        let shared = match &spec.shared {
+            None => None,
+            Some(shared) => Some(SharedWeights {
+                network: self.network(at, &names.shared, &shared.network)?,
+                gate: match shared.gated {
+                    true => Some(self.linear(&at(names.shared_gate), [1, h], false)?),
+                    false => None,
+                },
+                sum_scale: shared.sum_scale,
+            }),
+        };
+        let router = Linear::new(vec![router])?;
+        Ok(MoeWeights { spec: spec.clone(), router, selection_bias, expert_scale, experts, shared })
+    }
+
+    fn experts(&mut self, at: &dyn Fn(&str) -> String, spec: &MoeSpec) -> Result<Vec<Expert>, LoadError> {
+        let (e, i, h, bias) =
+            (spec.num_experts, spec.intermediate_size, self.spec.hidden_size, spec.expert_bias);
+        match self.names.experts {
+            ExpertNames::Each { list, network } => {
+                let shape =
+                    DenseSpec { intermediate_size: i, activation: FfnActivation::Gated(spec.glu), bias };
+                let expert = |e: usize| {
+                    let at = |module: &str| at(&format!("{list}.{e}.{module}"));
+                    let NetworkWeights { gate_up, down, .. } = self.network(&at, &network, &shape)?;
+                    Ok(Expert { gate_up, down })
+                };
+                (0..e).map(expert).collect()
+            }
+            ExpertNames::Stacked { gate, up, down } => {
+                let gates = self.matrices(&at(gate), e, [i, h])?;
+                let ups = self.matrices(&at(up), e, [i, h])?;
+                let downs = self.matrices(&at(down), e, [h, i])?;
+                let part = |weight| LinearPart { weight, bias: None };
+                let expert = |((gate, up), down)| {
+                    let gate_up = Linear::new(vec![part(gate), part(up)])?;
+                    Ok(Expert { gate_up, down: Linear::new(vec![part(down)])? })
+                };
+                gates.into_iter().zip(ups).zip(downs).map(expert).collect()
+            }
+            ExpertNames::Transposed { gate_up, down, interleaved } => {
+                let order = if interleaved { layout::deinterleaved(i) } else { (0..2 * i).collect() };
+                let (gate, up) = order.split_at(i);
+                let gate_ups = self.transposed_stack(&at(gate_up), e, [2 * i, h], &[gate, up], bias)?;
+                let all: Vec<usize> = (0..h).collect();
+                let downs = self.transposed_stack(&at(down), e, [h, i], &[&all], bias)?;
+                let experts = gate_ups.into_iter().zip(downs);
+                Ok(experts.map(|(gate_up, down)| Expert { gate_up, down }).collect())
+            }
+        }
+    }
+
+    /// `count` linears `[out, in]` from one tensor `[count, in, out]` and, with `bias`, one `[count, out]`. The outputs
+    /// of part p are `orders[p]`.
+    fn transposed_stack(
+        &mut self,
+        name: &str,
+        count: usize,
+        [outputs, inputs]: [usize; 2],
+        orders: &[&[usize]],
+        bias: bool,
+    ) -> Result<Vec<Linear>, LoadError> {
+        let packed = self.source.contains(&format!("{}{name}_blocks", self.prefix));
+        let weights = match packed {
+            true => self.mxfp4(name, count, [outputs, inputs])?,
+            false => self.matrices(name, count, [inputs, outputs])?,
+        };
+        let biases = match bias {
+            true => self.stack(&format!("{name}_bias"), count, Shape::new([outputs]))?,
+            false => Vec::new(),
+        };
+        let biases = biases.into_iter().map(Some).chain(repeat_with(|| None));
+        let linear = |(weight, bias): (Tensor, Option<Tensor>)| {
+            let part = |order: &&[usize]| {
+                let weight = if packed {
+                    layout::reordered(&weight, order)
+                } else {
+                    layout::transposed(&weight, order)
+                };
+                let bias = bias.as_ref().map(|bias| layout::reordered(bias, order)).transpose()?;
+                Ok(LinearPart { weight: weight?, bias })
+            };
+            Ok(Linear::new(orders.iter().map(part).collect::<Result<_, LoadError>>()?)?)
+        };
+        weights.into_iter().zip(biases).map(linear).collect()
+    }
+
+    /// `count` matrices `[out, in]` from the MXFP4 tensors `<name>_blocks` and `<name>_scales`.
+    fn mxfp4(&mut self, name: &str, count: usize, shape: [usize; 2]) -> Result<Vec<Tensor>, LoadError> {
+        let name = format!("{}{name}", self.prefix);
+        let tensors = self.source.claim_mxfp4(&name, count, shape)?;
+        for (index, tensor) in tensors.iter().enumerate() {
+            self.count(tensor, if index == 0 { 2 } else { 0 });
+        }
+        Ok(tensors)
+    }
+
+    fn network(
+        &mut self,
+        at: &dyn Fn(&str) -> String,
+        names: &NetworkNames,
+        spec: &DenseSpec,
+    ) -> Result<NetworkWeights, LoadError> {
+        let (i, h, bias) = (spec.intermediate_size, self.spec.hidden_size, spec.bias);
+        let parts = match names.gate_up {
+            GateUpNames::Split { gate, up } => {
+                vec![self.part(&at(gate), [i, h], bias)?, self.part(&at(up), [i, h], bias)?]
+            }
+            GateUpNames::Fused(module) => vec![self.part(&at(module), [2 * i, h], bias)?],
+            GateUpNames::Plain(module) => vec![self.part(&at(module), [i, h], bias)?],
+        };
+        Ok(NetworkWeights {
+            activation: spec.activation,
+            gate_up: Linear::new(parts)?,
+            down: self.linear(&at(names.down), [h, i], bias)?,
+        })
+    }
+}
