@@ -1,5 +1,9 @@
 //! A GPU: its context, stream, memory and kernels.
 
+mod copies;
+mod launches;
+mod memory;
+
 use std::{
     fmt,
     sync::{
@@ -9,15 +13,14 @@ use std::{
 };
 
 use super::{
-    Args, CudaPtr, Grid,
+    CudaPtr,
     arena::Arena,
-    driver::{Driver, Fault, Handle, TensorMap, code, driver},
+    driver::{Driver, Fault, Handle, code, driver},
     facts::Facts,
     modules::Kernels,
-    pinned::Pinned,
     staging::Staging,
 };
-use crate::{KernelError, Result, View};
+use crate::{KernelError, Result};
 
 /// Number of counters that kernels share.
 const ARRIVALS: usize = 1 << 16;
@@ -143,244 +146,6 @@ impl CudaDevice {
     pub fn memory(&self) -> Result<(u64, u64)> {
         self.bind()?;
         self.driver.memory().map_err(|fault| self.error(fault))
-    }
-
-    /// Runs a kernel after everything before it; returns at once.
-    ///
-    /// # Errors
-    /// When there is no such kernel, its parameters differ from `args`, or the driver refuses.
-    pub(crate) fn launch(&self, kernel: &'static str, grid: Grid, args: &Args) -> Result<()> {
-        let wrong = |reason: String| KernelError::Argument { op: kernel, reason };
-        let function = self.kernels.get(kernel).ok_or_else(|| {
-            let (major, minor) = self.facts.capability;
-            wrong(format!("no kernel of this name for compute capability {major}.{minor}"))
-        })?;
-        if let Some(misfit) = args.misfit(function.parameters.as_deref()) {
-            return Err(wrong(misfit));
-        }
-        if grid.blocks.contains(&0) {
-            return Ok(());
-        }
-        self.bind()?;
-        let failed = |fault| self.error(fault);
-        function.allow_shared_memory(self.driver, grid.shared_bytes).map_err(failed)?;
-        let Grid { blocks, threads, shared_bytes } = grid;
-        // SAFETY: the sizes of the arguments fit, and memory given back is reused in stream order only.
-        args.with_pointers(|pointers| unsafe {
-            self.driver.launch(function.handle, blocks, threads, shared_bytes, self.stream, pointers)
-        })
-        .map_err(failed)
-    }
-
-    /// A bf16 matrix as kernels read it by TMA, in boxes of `box_rows` rows.
-    ///
-    /// # Errors
-    /// When it is not a matrix in device memory, or none that TMA can read.
-    pub(crate) fn tensor_map(&self, matrix: &View<'_>, box_rows: usize) -> Result<TensorMap> {
-        let wrong = |reason: &str| KernelError::Argument { op: "tensor_map", reason: reason.into() };
-        let address = matrix.cuda_ptr().ok_or_else(|| wrong("the matrix lies in host memory"))?;
-        let &[rows, columns] = matrix.shape().dims() else { return Err(wrong("not a matrix")) };
-        self.bind()?;
-        self.driver.tensor_map(address, [rows, columns], box_rows).map_err(|fault| self.error(fault))
-    }
-
-    /// At least `bytes` of memory for use between an op's kernels, so that only one thread at a time may run ops of a
-    /// device. The address stays the same until more is asked for; [`CudaDevice::plan_scratch`] does so ahead.
-    ///
-    /// # Errors
-    /// When there is not as much.
-    pub(crate) fn scratch(&self, bytes: usize) -> Result<CudaPtr> {
-        let mut scratch = lock(&self.scratch);
-        match scratch.last() {
-            Some(&(address, available)) if available >= bytes => Ok(address),
-            _ => {
-                let bytes = Arena::rounded(bytes).ok_or_else(|| self.out_of_memory(usize::MAX))?;
-                let address = self.allocate_chunk(bytes)?;
-                scratch.push((address, bytes));
-                Ok(address)
-            }
-        }
-    }
-
-    /// Counters with which the thread blocks of one kernel tell that all have arrived: u32 `[ARRIVALS]`, all 0 between
-    /// kernels (the last thread block to arrive resets its counter).
-    pub(crate) fn arrivals(&self) -> CudaPtr {
-        self.arrivals
-    }
-
-    /// Takes the memory that ops will ask for, so that no step has to.
-    ///
-    /// # Errors
-    /// When there is not as much.
-    pub fn plan_scratch(&self, bytes: usize) -> Result<()> {
-        self.scratch(bytes).map(|_| ())
-    }
-
-    /// Bytes that [`CudaDevice::plan_scratch`] would take: none where there are as many already.
-    pub fn scratch_missing(&self, bytes: usize) -> usize {
-        let available = lock(&self.scratch).last().map_or(0, |&(_, bytes)| bytes);
-        if bytes <= available { 0 } else { CudaDevice::rounded(bytes) }
-    }
-
-    /// Bytes that tensors and scratch take now.
-    pub fn used_bytes(&self) -> u64 {
-        let scratch = lock(&self.scratch).iter().map(|(_, bytes)| bytes).sum::<usize>();
-        (lock(&self.arena).taken() + scratch) as u64
-    }
-
-    /// Takes one large allocation, from which tensors are carved as long as it lasts. The driver gets it back when the
-    /// last of them is gone.
-    ///
-    /// # Errors
-    /// [`KernelError::DeviceMemory`] when there is not as much.
-    pub fn reserve(&self, bytes: usize) -> Result<()> {
-        let bytes = Arena::rounded(bytes).ok_or_else(|| self.out_of_memory(usize::MAX))?;
-        let mut arena = lock(&self.arena);
-        let base = self.allocate_chunk(bytes)?;
-        arena.add(base, bytes);
-        Ok(())
-    }
-
-    /// Bytes that a tensor of `bytes` takes of a reservation.
-    pub fn rounded(bytes: usize) -> usize {
-        Arena::rounded(bytes).unwrap_or(usize::MAX)
-    }
-
-    /// Memory for a tensor, from a reservation or else by itself.
-    pub(super) fn allocate(&self, bytes: usize) -> Result<CudaPtr> {
-        let bytes = Arena::rounded(bytes).ok_or_else(|| self.out_of_memory(usize::MAX))?;
-        let mut arena = lock(&self.arena);
-        if let Some(address) = arena.take(bytes) {
-            return Ok(address);
-        }
-        let base = self.allocate_chunk(bytes)?;
-        arena.add(base, bytes);
-        arena.take(bytes).ok_or_else(|| self.out_of_memory(bytes))
-    }
-
-    fn allocate_chunk(&self, bytes: usize) -> Result<CudaPtr> {
-        self.bind_outside_recording()?;
-        self.driver.allocate(bytes).map_err(|fault| match fault.code {
-            code::OUT_OF_MEMORY => self.out_of_memory(bytes),
-            _ => self.error(fault),
-        })
-    }
-
-    /// Gives a tensor's memory back.
-    pub(super) fn release(&self, address: CudaPtr, bytes: usize) {
-        let chunk = Arena::rounded(bytes).and_then(|bytes| lock(&self.arena).give_back(address, bytes));
-        if let (Some(chunk), Ok(())) = (chunk, self.bind()) {
-            // SAFETY: no tensor lies there any more, and the driver waits for kernels that still run. An error has
-            // nobody to tell; if the device is lost, the next call says so.
-            let _ = unsafe { self.driver.free(chunk) };
-        }
-    }
-
-    /// Sets all bytes of a tensor to zero, in stream order.
-    pub(crate) fn zero(&self, to: CudaPtr, bytes: usize) -> Result<()> {
-        self.bind_outside_recording()?;
-        // SAFETY: callers pass ranges of live tensors.
-        unsafe { self.driver.set_bytes(to, 0, bytes, self.stream) }.map_err(|fault| self.error(fault))
-    }
-
-    /// Copies from host memory, in stream order; `from` may change afterwards.
-    pub(crate) fn write(&self, to: CudaPtr, from: &[u8]) -> Result<()> {
-        self.bind_outside_recording()?;
-        // SAFETY: callers pass ranges of live tensors.
-        unsafe { lock(&self.staging).write(to, from) }.map_err(|fault| self.error(fault))
-    }
-
-    /// Copies to host memory, after everything before; waits for it.
-    pub(crate) fn read(&self, to: &mut [u8], from: CudaPtr) -> Result<()> {
-        self.bind_outside_recording()?;
-        // SAFETY: callers pass ranges of live tensors.
-        unsafe { lock(&self.staging).read(to, from) }.map_err(|fault| self.error(fault))
-    }
-
-    /// A buffer to which copies can be made while both sides go on, and an event to wait for.
-    pub(super) fn fetch_buffer(&self, bytes: usize) -> Result<(Pinned, Handle)> {
-        self.bind_outside_recording()?;
-        let failed = |fault| self.error(fault);
-        let buffer = Pinned::new(self.driver, bytes).map_err(failed)?;
-        let event = self.driver.create_event().inspect_err(|_| {
-            // SAFETY: nobody has used it yet.
-            unsafe { buffer.free(self.driver) };
-        });
-        Ok((buffer, event.map_err(failed)?))
-    }
-
-    /// Gives a buffer and its event back. Nothing may be on its way to it.
-    pub(super) fn free_fetch_buffer(&self, buffer: &Pinned, event: Handle) {
-        // Errors have nobody to tell; a lost device's memory goes with the process.
-        if self.bind().is_ok() {
-            // SAFETY: the owner gives it up, with no copy in flight.
-            unsafe { buffer.free(self.driver) };
-            let _ = self.driver.destroy_event(event);
-        }
-    }
-
-    /// Copies to page-locked host memory, in stream order, and records `copied` behind it.
-    ///
-    /// # Safety
-    /// Both ranges are that long, and nobody uses that of the host before the event.
-    pub(super) unsafe fn copy_later(
-        &self,
-        to: *mut u8,
-        from: CudaPtr,
-        bytes: usize,
-        copied: Handle,
-    ) -> Result<()> {
-        self.bind_outside_recording()?;
-        let failed = |fault| self.error(fault);
-        // SAFETY: the caller's promise.
-        unsafe { self.driver.copy_to_host(to.cast(), from, bytes, self.stream) }.map_err(failed)?;
-        self.driver.record(copied, self.stream).map_err(failed)
-    }
-
-    /// Waits for an event, when it has been recorded.
-    pub(super) fn wait_for(&self, event: Handle) -> Result<()> {
-        self.bind()?;
-        self.driver.wait(event).map_err(|fault| self.error(fault))
-    }
-
-    /// Waits for all work.
-    ///
-    /// # Errors
-    /// [`KernelError::DeviceLost`] when a kernel has failed.
-    pub fn synchronize(&self) -> Result<()> {
-        self.bind_outside_recording()?;
-        self.driver.synchronize(self.stream).map_err(|fault| self.error(fault))
-    }
-
-    /// Records the launches that `launches` makes, instead of running them.
-    ///
-    /// # Errors
-    /// What `launches` returns, or the driver's refusal.
-    pub(super) fn capture(&self, launches: impl FnOnce() -> Result<()>) -> Result<Handle> {
-        self.bind()?;
-        let failed = |fault| self.error(fault);
-        self.driver.begin_capture(self.stream).map_err(failed)?;
-        self.recording.store(true, Ordering::Relaxed);
-        let launched = launches();
-        self.recording.store(false, Ordering::Relaxed);
-        let captured = self.driver.end_capture(self.stream).map_err(failed);
-        launched?;
-        self.driver.instantiate(captured?).map_err(failed)
-    }
-
-    /// Runs recorded launches, after everything before them.
-    pub(super) fn run_captured(&self, executable: Handle) -> Result<()> {
-        self.bind()?;
-        // SAFETY: what was recorded uses tensors of a model that lives, and scratch, which stays where it is.
-        unsafe { self.driver.launch_graph(executable, self.stream) }.map_err(|fault| self.error(fault))
-    }
-
-    /// Forgets recorded launches.
-    pub(super) fn forget_captured(&self, executable: Handle) {
-        if self.bind().is_ok() {
-            // An error has nobody to tell.
-            let _ = self.driver.destroy_graph(executable);
-        }
     }
 
     /// As `bind`, for what cannot be recorded.
