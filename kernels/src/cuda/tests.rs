@@ -40,8 +40,18 @@ fn tensors_in_device_memory_are_written_and_read_through_the_device_only() {
     assert!(tensor.to_vec::<u32>(&device).is_err(), "of another type");
 }
 
+/// Tests beside it take memory of the same device.
 #[test]
 fn memory_that_tensors_gave_back_is_free_again() {
+    pass_in_child(
+        ("CUSIM_SEED", "0"),
+        &["--exact", "cuda::tests::the_driver_has_all_memory_back", "--ignored"],
+    );
+}
+
+#[test]
+#[ignore = "runs in a process of its own, whose device nobody else uses"]
+fn the_driver_has_all_memory_back() {
     let Some(device) = cuda().map(|_| Device::cuda(0).unwrap()) else { return };
     let gpu = gpu(&device);
     let free = || gpu.memory().unwrap().0;
@@ -185,7 +195,12 @@ fn pass_in_child(variable: (&str, &str), tests: &[&str]) {
 fn the_products_run_on_a_hopper_too() {
     pass_in_child(
         ("CUSIM_CAPABILITY", "9.0"),
-        &["ops::linear::", "ops::gated_linear::", "ops::paged_attention::tests::prefill"],
+        &[
+            "ops::linear::",
+            "ops::gated_linear::",
+            "ops::paged_attention::tests::prefill",
+            "tests::long_contexts",
+        ],
     );
 }
 
