@@ -104,10 +104,10 @@ fn launches_of_a_layer(gpu: &Gpu, name: &str, rows: usize, context: usize) -> BT
     added.filter(|(_, count)| *count > 0).collect()
 }
 
-/// `most` launches, alone and in company. Contexts of more than 256 tokens take one more, which merges their parts.
+/// `most` launches in short and long contexts, alone and in company.
 fn assert_few_launches(name: &str, most: u64) {
     let Some(gpu) = gpu().filter(|gpu| gpu.simulated) else { return };
-    for (rows, context) in [(1, 40), (3, 40)] {
+    for (rows, context) in [(1, 40), (3, 40), (1, 300)] {
         let launches = launches_of_a_layer(&gpu, name, rows, context);
         let sum: u64 = launches.values().sum();
         println!(

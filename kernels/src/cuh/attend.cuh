@@ -1,6 +1,7 @@
 // Paged attention on the tensor cores: what a thread block does, whatever its tile and its products.
 #pragma once
 #include "attention_mma.cuh"
+#include "merge_splits.cuh"
 
 // DIM >= D elements of a head, the rest zeros; BANDS of 16 queries; SHARES warps for each band, which share the
 // elements of the values between them for the sums, while each works out all weights. Products is the family of
@@ -113,6 +114,7 @@ DEVICE void attend(const Attention<bf16>& a) {
     if (!query.present || (a.splits > 1 && !(query.in_one_split() && query.reaches(blockIdx.z)))) continue;
     store_output(a, query, normalizer(a, total[half], query.head), total_sums, half, place.first_column());
   }
+  merge_splits<Shape::THREADS, 2>(a, tile);
 }
 
 // The kernel paged_attention_<NAME>_bf16, of which RESIDENT thread blocks share a multiprocessor.

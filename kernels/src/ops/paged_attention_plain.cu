@@ -1,6 +1,6 @@
 // paged_attention without tensor cores, in f32, for every head size and type; and paged_attention_combine,
-// which merges the splits that thread blocks of any kernel have kept apart.
-#include "../cuh/attention.cuh"
+// which merges splits by a launch of its own.
+#include "../cuh/merge_splits.cuh"
 #include "../cuh/reduce.cuh"
 
 // A tile of 8 queries; each thread scores half of them with one key of a span of 64, and sums every 128th
@@ -159,6 +159,7 @@ DEVICE void attend_plain(const Attention<T>& a) {
       a.out[query.index * a.value_dim + column] = from_f32<T>(out);
     }
   }
+  merge_splits<PLAIN_THREADS, 1>(a, tile);
 }
 
 #define ATTEND_PLAIN(T)                                                                                \

@@ -25,12 +25,17 @@ const MMA_SHARED_BYTES: u32 =
     (16 + 2 * MMA_SPAN) * 2 * MMA_WIDTH as u32 + 2 * 16 * 4 * (MMA_SPAN + 8) + BLOCK_RING_BYTES;
 
 fn variant(dtype: DType, width: usize, latent: usize) -> Variant {
+    // All heads share the keys: a thread block would have too much to merge.
+    let combine = Some(match dtype {
+        DType::F32 => "paged_attention_combine_f32",
+        _ => "paged_attention_combine_bf16",
+    });
     let vectors = width.is_multiple_of(8) && latent.is_multiple_of(8);
     if dtype == DType::BF16 && vectors && width <= MMA_WIDTH {
-        let (name, combine) = ("latent_attention_mma_bf16", "paged_attention_combine_bf16");
+        let name = "latent_attention_mma_bf16";
         Variant { name, combine, queries: 16, threads: 256, shared_bytes: MMA_SHARED_BYTES }
     } else {
-        Variant::plain(dtype)
+        Variant { combine, ..Variant::plain(dtype) }
     }
 }
 

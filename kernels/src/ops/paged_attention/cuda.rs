@@ -49,7 +49,8 @@ struct Shape {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct Variant {
     pub(in crate::ops) name: &'static str,
-    pub(in crate::ops) combine: &'static str,
+    /// The kernel that merges splits; without one, the last thread block of a tile to arrive does.
+    pub(in crate::ops) combine: Option<&'static str>,
     pub(in crate::ops) queries: usize,
     pub(in crate::ops) threads: u32,
     pub(in crate::ops) shared_bytes: u32,
@@ -73,11 +74,11 @@ impl Variant {
 
     /// The kernel without tensor cores, for every size.
     pub(in crate::ops) fn plain(dtype: DType) -> Variant {
-        let (name, combine) = match dtype {
-            DType::F32 => ("paged_attention_plain_f32", "paged_attention_combine_f32"),
-            _ => ("paged_attention_plain_bf16", "paged_attention_combine_bf16"),
+        let name = match dtype {
+            DType::F32 => "paged_attention_plain_f32",
+            _ => "paged_attention_plain_bf16",
         };
-        Variant { name, combine, queries: 8, threads: 128, shared_bytes: 0 }
+        Variant { name, combine: None, queries: 8, threads: 128, shared_bytes: 0 }
     }
 }
 
@@ -98,7 +99,7 @@ impl Tile {
         let scores = if self.shares > 1 { 4 * queries * (self.span + 8) } else { 0 };
         Variant {
             name: self.name,
-            combine: "paged_attention_combine_bf16",
+            combine: None,
             queries: queries as usize,
             threads: 32 * self.bands * self.shares,
             shared_bytes: tiles + BLOCK_RING_BYTES + scores,
@@ -235,20 +236,23 @@ pub(in crate::ops) fn attend(
     args.read_opt(params.temperature.as_ref())
         .read_opt(params.alibi_slopes.as_ref())
         .read_opt(params.sinks.as_ref());
-    if splits > 1 {
-        args.pointer(gpu.scratch(bytes)?);
-    } else {
-        args.u64(0);
-    }
+    // There are fewer tiles than arrivals: else splits would be 1.
+    match variant.combine {
+        _ if splits == 1 => args.u64(0).u64(0),
+        Some(_) => args.pointer(gpu.scratch(bytes)?).u64(0),
+        None => args.pointer(gpu.scratch(bytes)?).pointer(gpu.arrivals()),
+    };
     args.bytes(bytemuck::bytes_of(&shape));
     let Variant { threads, shared_bytes, .. } = variant;
     let blocks = [tiles as u32, kv_heads as u32, splits as u32];
     gpu.launch(variant.name, Grid { blocks, threads, shared_bytes }, &args)?;
-    if splits > 1 {
-        let grid = Grid { blocks: [rows as u32, heads as u32, 1], threads: 128, shared_bytes: 0 };
-        gpu.launch(variant.combine, grid, &args)?;
+    match variant.combine {
+        Some(combine) if splits > 1 => {
+            let grid = Grid { blocks: [rows as u32, heads as u32, 1], threads: 128, shared_bytes: 0 };
+            gpu.launch(combine, grid, &args)
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 #[cfg(test)]
