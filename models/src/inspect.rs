@@ -97,11 +97,7 @@ impl Inspection {
     }
 
     fn read_config(&mut self, source: &ModelSource) -> Result<Family, LoadError> {
-        let path = source.path("config.json");
-        let config = source.read_json("config.json")?.ok_or_else(|| LoadError::Missing {
-            path: path.clone(),
-            remedy: "a model directory in Hugging Face layout has one".into(),
-        })?;
+        let (path, config) = source.read_config()?;
         self.architecture = config["architectures"].get(0).and_then(Value::as_str).map(Into::into);
         let config = ConfigJson::new(&path, &config)?;
         let family = families::read(&config)?;

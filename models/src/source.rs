@@ -70,6 +70,18 @@ impl ModelSource {
         }
     }
 
+    /// config.json: its path and contents.
+    pub(crate) fn read_config(&self) -> Result<(PathBuf, Value), LoadError> {
+        let path = self.path("config.json");
+        match self.read_json("config.json")? {
+            Some(config) => Ok((path, config)),
+            None => {
+                let remedy = "a model directory in Hugging Face layout has one".into();
+                Err(LoadError::Missing { path, remedy })
+            }
+        }
+    }
+
     /// The contents of a JSON file.
     pub(crate) fn read_json(&self, file: &str) -> Result<Option<Value>, LoadError> {
         let Some(bytes) = self.read(file, MAX_CONFIG_BYTES)? else { return Ok(None) };

@@ -126,11 +126,7 @@ impl Planned {
             let message = format!("expected 1 to {MAX_BATCH_TOKENS}, found {max_rows}");
             return Err(LoadError::Option { option: "max_batch_tokens", message });
         }
-        let path = source.path("config.json");
-        let config = source.read_json("config.json")?.ok_or_else(|| LoadError::Missing {
-            path: path.clone(),
-            remedy: "a model directory in Hugging Face layout has one".into(),
-        })?;
+        let (path, config) = source.read_config()?;
         let config = ConfigJson::new(&path, &config)?;
         let family = families::read(&config)?;
         let spec = &family.spec;
