@@ -51,8 +51,9 @@ impl Model {
     /// [`StepError::InFlight`] when two steps are in flight. [`StepError::Device`] when the device failed.
     pub fn start(&mut self, batch: &Batch) -> Result<(), StepError> {
         self.check(batch)?;
+        self.sampler.check_room()?;
         self.compute(batch)?;
-        self.sampler.start(&mut self.decoder, batch)
+        Ok(self.sampler.start(&self.device, &mut self.decoder, batch)?)
     }
 
     /// Waits for the oldest step in flight. `output` gets one entry per logit row of its batch.

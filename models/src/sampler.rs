@@ -69,7 +69,6 @@ impl Sampler {
     /// When memory is short.
     pub fn new(to: &Allocator<'_>, vocab_size: usize, max_rows: usize) -> DeviceResult<Sampler> {
         let row = LogprobRow { row: 0, target: LogprobTarget::Token(0), top: USUAL_TOP };
-        let new_step = |_| Ok(Step { rows: Vec::new(), results: Fetch::new(to.device())? });
         Ok(Sampler {
             workspace: SampleWorkspace::new(to, vocab_size)?,
             vocab_size,
@@ -77,7 +76,7 @@ impl Sampler {
             before: Drawn::new(to, max_rows)?,
             reports: to.zeros([LOGIT_ROWS * row.words(vocab_size)], DType::U32)?,
             in_flight: VecDeque::new(),
-            spare: (0..MOST_IN_FLIGHT).map(new_step).collect::<DeviceResult<_>>()?,
+            spare: Vec::new(),
         })
     }
 
@@ -86,13 +85,26 @@ impl Sampler {
         self.drawn.view()
     }
 
-    /// Starts what the logit rows of the batch ask for, which `decoder` is computing.
+    /// Fails when so many steps are in flight that no other may be started.
     ///
     /// # Errors
-    /// When too many steps are in flight, or the device failed.
-    pub fn start(&mut self, decoder: &mut Decoder, batch: &Batch) -> Result<(), StepError> {
-        let too_many = StepError::InFlight("two steps are in flight already: finish one");
-        let mut step = self.spare.pop().ok_or(too_many)?;
+    /// [`StepError::InFlight`]
+    pub fn check_room(&self) -> Result<(), StepError> {
+        if self.in_flight.len() < MOST_IN_FLIGHT {
+            return Ok(());
+        }
+        Err(StepError::InFlight("two steps are in flight already: finish one"))
+    }
+
+    /// Starts what the logit rows of the batch ask for, which `decoder` is computing. There is room for it.
+    ///
+    /// # Errors
+    /// When memory is short, or the device failed.
+    pub fn start(&mut self, device: &Device, decoder: &mut Decoder, batch: &Batch) -> DeviceResult<()> {
+        let mut step = match self.spare.pop() {
+            Some(step) => step,
+            None => Step { rows: Vec::new(), results: Fetch::new(device)? },
+        };
         mem::swap(&mut self.drawn, &mut self.before);
         self.drawn.count = 0;
         step.rows.clear();
