@@ -67,13 +67,7 @@ fn gpu() -> Option<&'static Setup> {
 
 /// The simulated GPU, or a real one with `MOSU_TEST_CUDA=real`; `None` where it is not built.
 fn cuda() -> Option<&'static str> {
-    if env::var_os("MOSU_TEST_CUDA").is_none_or(|value| value != "real") {
-        match cusim::install() {
-            Err(cusim::Error::NotBuilt) => return None,
-            installed => installed.unwrap(),
-        }
-    }
-    Some("cuda:0")
+    cusim::for_tests().unwrap().then_some("cuda:0")
 }
 
 /// Options of a model with random weights, whose tokens are bytes.

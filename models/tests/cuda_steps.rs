@@ -23,10 +23,9 @@ struct Gpu {
 /// `None` where the simulated device is not built.
 fn gpu() -> Option<Gpu> {
     static TURN: Mutex<()> = Mutex::new(());
-    let simulated = std::env::var_os("MOSU_TEST_CUDA").is_none_or(|value| value != "real");
     let options = ModelOptions { device: cuda()?, ..options(1) };
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    Some(Gpu { options, simulated, _turn })
+    Some(Gpu { options, simulated: !cusim::is_real(), _turn })
 }
 
 /// Token ids of a sequence that starts like no other.

@@ -29,6 +29,26 @@ pub fn library_dir() -> &'static Path {
     Path::new(concat!(env!("OUT_DIR"), "/lib"))
 }
 
+/// Whether tests run on a GPU: with `MOSU_TEST_CUDA=real`.
+pub fn is_real() -> bool {
+    std::env::var_os("MOSU_TEST_CUDA").is_some_and(|value| value == "real")
+}
+
+/// Whether tests have a CUDA device: a real one where they run on a GPU, else the simulated one, which is [`install`]ed.
+///
+/// # Errors
+/// When the simulated device is built but could not be loaded.
+pub fn for_tests() -> Result<bool, Error> {
+    if is_real() {
+        return Ok(true);
+    }
+    match install() {
+        Ok(()) => Ok(true),
+        Err(Error::NotBuilt) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(simulated)]
 mod loaded {
     use super::{Error, library_dir};

@@ -49,15 +49,7 @@ pub(super) fn devices() -> Vec<Device> {
 /// keep data in the device's scratch memory between their kernels, so that only one thread at a time may use a device.
 pub(crate) fn cuda() -> Option<Device> {
     thread_local!(static CUDA: OnceCell<Option<Device>> = const { OnceCell::new() });
-    let open = || {
-        if std::env::var_os("MOSU_TEST_CUDA").is_none_or(|value| value != "real") {
-            match cusim::install() {
-                Err(cusim::Error::NotBuilt) => return None,
-                installed => installed.unwrap(),
-            }
-        }
-        Some(Device::cuda(0).unwrap())
-    };
+    let open = || cusim::for_tests().unwrap().then(|| Device::cuda(0).unwrap());
     CUDA.with(|device| device.get_or_init(open).clone())
 }
 

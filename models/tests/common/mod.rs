@@ -281,11 +281,5 @@ pub fn edit_config(dir: &Path, edit: impl FnOnce(&mut Value)) {
 
 /// The CUDA device: the simulated one, or a real one with `MOSU_TEST_CUDA=real`. `None` where neither is there.
 pub fn cuda() -> Option<Device> {
-    if std::env::var_os("MOSU_TEST_CUDA").is_none_or(|value| value != "real") {
-        match cusim::install() {
-            Err(cusim::Error::NotBuilt) => return None,
-            installed => installed.unwrap(),
-        }
-    }
-    Some(Device::cuda(0).unwrap())
+    cusim::for_tests().unwrap().then(|| Device::cuda(0).unwrap())
 }

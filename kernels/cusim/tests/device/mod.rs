@@ -8,14 +8,10 @@
 )]
 
 use cudarc::driver::{result, sys};
+pub use cusim::is_real;
 use std::ffi::{CString, c_void};
 use std::path::Path;
 use std::process::{Command, Output};
-
-/// Whether the device is a GPU.
-pub fn is_real() -> bool {
-    std::env::var_os("MOSU_TEST_CUDA").is_some_and(|value| value == "real")
-}
 
 /// Makes the device the thread's, with the kernels of these tests.
 pub fn open() {
