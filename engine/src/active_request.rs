@@ -89,7 +89,7 @@ impl ActiveRequest {
             scope,
             usage: Usage { prompt_tokens: prompt.len(), ..Usage::default() },
         };
-        active.add_choice(&prompt, rules);
+        active.add_choice(rules);
         (active, prompt)
     }
 
@@ -152,10 +152,8 @@ impl ActiveRequest {
     }
 
     /// What the draw of a sequence's next token needs.
-    pub fn sample_params(&self, sequence: &Sequence) -> SampleParams {
-        let Sequence { id, num_pending, drawn_by, .. } = *sequence;
-        let choice = &self.choices[id.choice as usize];
-        choice.sampler.params(sequence.num_tokens(), num_pending, drawn_by)
+    pub fn sample_params(&self, sequence: &mut Sequence) -> SampleParams {
+        self.choices[sequence.id.choice as usize].sampler.params(sequence)
     }
 
     /// There may be a token behind the one that is drawn for a sequence now.
@@ -208,7 +206,7 @@ impl ActiveRequest {
             self.request.prompt_logprobs.map(|_| iter::once(None).chain(known.into_iter().map(Some)));
         emit(Event::Prompt(PromptInfo { cached_tokens, logprobs: logprobs.map(Iterator::collect) }));
         if self.draws_tokens() {
-            (1..self.request.n).for_each(|_| self.add_choice(&sequence.tokens[..sequence.prompt_len], rules));
+            (1..self.request.n).for_each(|_| self.add_choice(rules));
             return;
         }
         self.num_finished = self.request.n;
@@ -223,11 +221,11 @@ impl ActiveRequest {
     }
 
     /// Adds a choice that has no tokens yet.
-    fn add_choice(&mut self, prompt: &[u32], rules: &TextRules) {
+    fn add_choice(&mut self, rules: &TextRules) {
         let Request { sampling, stop, skip_special_tokens, .. } = &self.request;
         let number = self.choices.len() as u32;
         self.choices.push(Choice {
-            sampler: Sampler::new(sampling, stop, &rules.end_tokens, prompt, self.seed, number),
+            sampler: Sampler::new(sampling, stop, &rules.end_tokens, self.seed, number),
             detokenizer: Detokenizer::new(*skip_special_tokens, rules.tokens.joining()),
             stop: StopMatcher::new(&stop.strings, stop.include_stop_string),
             num_tokens: 0,
@@ -237,7 +235,7 @@ impl ActiveRequest {
 
     fn accept_token(&mut self, index: u32, token: OutputToken, rules: &TextRules) -> Event {
         let choice = &mut self.choices[index as usize];
-        choice.sampler.observe(token.id);
+        choice.sampler.observe();
         choice.num_tokens += 1;
         self.usage.completion_tokens += 1;
         let (text, finish) = choice.extend_text(token.id, &self.request.stop, self.max_tokens, rules);

@@ -10,13 +10,16 @@ use crate::{
     sequence::{RequestId, Sequence},
 };
 
-/// Fills `batch` with the rows of `plan`, in its order.
+/// Fills `batch` with the rows of `plan`, in its order: sequence i of the batch is entry i of the plan.
+///
+/// # Errors
+/// When a sequence is planned that does not run: results would go to others.
 pub(crate) fn build_batch(
     batch: &mut Batch,
     plan: &[Scheduled],
     scheduler: &mut Scheduler,
     requests: &BTreeMap<RequestId, ActiveRequest>,
-) {
+) -> Result<(), String> {
     batch.clear();
     batch.cu_seqlens_q.push(0);
     let block_size = scheduler.blocks.block_size();
@@ -27,7 +30,7 @@ pub(crate) fn build_batch(
     let mut num_draws = 0;
     for Scheduled { id, positions } in plan {
         let (Some(sequence), Some(request)) = (scheduler.running_mut(*id), requests.get(&id.request)) else {
-            continue;
+            return Err(format!("{id:?} is planned but does not run"));
         };
         add_rows(batch, sequence, positions.clone(), block_size);
         add_prompt_logprobs(batch, sequence, positions.clone(), request);
@@ -36,6 +39,7 @@ pub(crate) fn build_batch(
             num_draws += 1;
         }
     }
+    Ok(())
 }
 
 /// The sequence's tokens at `positions`, their places in the KV cache, and its block table.
@@ -82,5 +86,19 @@ fn add_draw(batch: &mut Batch, sequence: &mut Sequence, number: u32, request: &A
     if request.may_go_on(sequence) {
         sequence.num_pending += 1;
         sequence.drawn_by = number;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{block_manager::BlockManager, sequence::SequenceId};
+
+    #[test]
+    fn a_sequence_that_does_not_run_is_an_error() {
+        let mut scheduler = Scheduler::new(BlockManager::new(4, 16), 64, 8);
+        let plan = [Scheduled { id: SequenceId { request: 7, choice: 0 }, positions: 0..3 }];
+        let error = build_batch(&mut Batch::default(), &plan, &mut scheduler, &BTreeMap::new()).unwrap_err();
+        assert!(error.contains("request: 7") && error.ends_with("is planned but does not run"), "{error}");
     }
 }

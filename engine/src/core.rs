@@ -205,7 +205,7 @@ impl Core {
         }
         self.leave_queue(&step.plan);
         let Core { scheduler, requests, .. } = self;
-        build_batch(&mut step.batch, &step.plan, scheduler, requests);
+        build_batch(&mut step.batch, &step.plan, scheduler, requests)?;
         self.model.start(&step.batch)?;
         self.in_flight.push_back(step);
         Ok(true)

@@ -30,16 +30,17 @@ pub struct EngineOptions {
     pub source: ModelSource,
     /// Weights from the files, or random ones from config.json alone.
     pub load_format: LoadFormat,
-    /// `cpu`.
+    /// What computes: `cpu`, `cuda`, or `cuda:N` for one of several GPUs.
     pub device: String,
     /// Threads that compute; `None` is all cores.
     pub threads: Option<usize>,
     /// The longest sequence in tokens; `None` is the model's own limit.
     pub max_model_len: Option<usize>,
-    /// Bytes for the KV cache; `None` chooses from the free memory.
+    /// Bytes for the KV cache; `None` chooses, as [`ModelOptions::kv_cache_bytes`] says.
     pub kv_cache_bytes: Option<usize>,
-    /// Most tokens in one step: bounds the time between two tokens of a running request.
-    pub max_batch_tokens: usize,
+    /// Most tokens in one step, which bounds the time between two tokens of a running request; `None` is what suits the
+    /// device.
+    pub max_batch_tokens: Option<usize>,
     /// Most sequences that run at once; never more than `max_batch_tokens`, so that each advances in each step.
     pub max_sequences: usize,
     /// Most requests that may wait; each choice of a request counts.
@@ -62,7 +63,7 @@ impl Default for EngineOptions {
             threads: None,
             max_model_len: None,
             kv_cache_bytes: None,
-            max_batch_tokens: 512,
+            max_batch_tokens: None,
             max_sequences: 64,
             max_waiting_requests: 256,
             max_waiting_tokens: 1 << 20,
@@ -180,7 +181,7 @@ impl fmt::Debug for Engine {
 impl EngineOptions {
     /// The model's part of the options.
     fn check(&self) -> Result<ModelOptions, LoadError> {
-        at_least_one("max_batch_tokens", self.max_batch_tokens)?;
+        self.max_batch_tokens.map(|tokens| at_least_one("max_batch_tokens", tokens)).transpose()?;
         at_least_one("max_sequences", self.max_sequences)?;
         at_least_one("max_waiting_requests", self.max_waiting_requests)?;
         let threads = self.threads.map(|threads| at_least_one("threads", threads)).transpose()?;
@@ -231,7 +232,7 @@ impl EngineOptions {
                 tokens: Arc::<Tokenizer>::clone(tokenizer),
                 end_tokens: info.eos_token_ids.clone(),
             },
-            scheduler: Scheduler::new(blocks, self.max_batch_tokens, self.max_sequences),
+            scheduler: Scheduler::new(blocks, info.max_batch_tokens, self.max_sequences),
             prefix_cache: self.prefix_cache,
             seeds: SplitMix64(RandomState::new().build_hasher().finish()),
         })
@@ -262,7 +263,7 @@ mod tests {
         type Change = fn(&mut EngineOptions);
         let cases: &[(&str, Change)] = &[
             ("threads: ", |options| options.threads = Some(0)),
-            ("max_batch_tokens: ", |options| options.max_batch_tokens = 0),
+            ("max_batch_tokens: ", |options| options.max_batch_tokens = Some(0)),
             ("max_sequences: ", |options| options.max_sequences = 0),
             ("max_waiting_requests: ", |options| options.max_waiting_requests = 0),
             ("device \"abacus\": ", |options| options.device = "abacus".into()),

@@ -1,10 +1,10 @@
 //! From what a request asks for to what each draw needs.
 
-use std::collections::HashMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use mosu_models::{SampleParams, SeenToken};
+use mosu_models::{SampleParams, SeenToken, SeenTokens};
 
-use crate::{SamplingParams, StopConditions};
+use crate::{SamplingParams, StopConditions, sequence::Sequence};
 
 /// Temperatures below this are greedy: dividing by them would only overflow.
 const MIN_TEMPERATURE: f32 = 1e-5;
@@ -13,10 +13,12 @@ const MIN_TEMPERATURE: f32 = 1e-5;
 #[derive(Debug)]
 pub(crate) struct Sampler {
     params: SampleParams,
-    /// Where each token stands in `params.seen`; `None` when no penalty asks for it.
-    seen: Option<HashMap<u32, usize>>,
+    /// A penalty asks for the tokens seen.
+    penalizes: bool,
     /// Draws left in which `params.suppressed` holds.
     suppressed_draws: usize,
+    /// What is suppressed then.
+    nothing: Arc<[u32]>,
 }
 
 impl Sampler {
@@ -25,13 +27,12 @@ impl Sampler {
         params: &SamplingParams,
         stop: &StopConditions,
         end_tokens: &[u32],
-        prompt: &[u32],
         seed: u64,
         choice: u32,
     ) -> Sampler {
         let greedy = params.temperature < MIN_TEMPERATURE;
-        let penalised = params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
-        let mut sampler = Sampler {
+        let end_tokens = if stop.ignore_eos { &[] } else { end_tokens };
+        Sampler {
             params: SampleParams {
                 temperature: if greedy { 0.0 } else { params.temperature },
                 top_k: params.top_k,
@@ -40,55 +41,48 @@ impl Sampler {
                 presence_penalty: params.presence_penalty,
                 frequency_penalty: params.frequency_penalty,
                 repetition_penalty: params.repetition_penalty,
-                logit_bias: params.logit_bias.clone(),
-                suppressed: Vec::new(),
-                seen: Vec::new(),
-                pending: None,
+                logit_bias: params.logit_bias.as_slice().into(),
+                suppressed: [end_tokens, &stop.token_ids].concat().into(),
+                seen: None,
                 seed: choice_seed(seed, choice),
                 position: 0,
             },
-            seen: (penalised || params.repetition_penalty != 1.0).then(HashMap::new),
+            penalizes: params.presence_penalty != 0.0
+                || params.frequency_penalty != 0.0
+                || params.repetition_penalty != 1.0,
             suppressed_draws: stop.min_tokens,
-        };
-        if stop.min_tokens > 0 {
-            let end_tokens = if stop.ignore_eos { &[] } else { end_tokens };
-            sampler.params.suppressed = [end_tokens, &stop.token_ids].concat();
+            nothing: [].into(),
         }
-        if params.repetition_penalty != 1.0 {
-            prompt.iter().for_each(|&id| sampler.see(id, 0));
-        }
-        sampler
     }
 
-    /// What the draw of the token at `position` needs. `num_pending` draws before it are not known yet: the last of
-    /// them, which is the only one that is not observed when the step runs, is number `drawn_by` of its step.
-    pub fn params(&self, position: usize, num_pending: usize, drawn_by: u32) -> SampleParams {
-        let mut params = SampleParams { position: position as u64, ..self.params.clone() };
-        params.pending = (self.seen.is_some() && num_pending > 0).then_some(drawn_by);
-        if self.suppressed_draws <= num_pending {
-            params.suppressed.clear();
+    /// What the draw of a sequence's next token needs. After a first one its slot on the device counts by itself.
+    pub fn params(&self, sequence: &mut Sequence) -> SampleParams {
+        let mut params = SampleParams { position: sequence.num_tokens() as u64, ..self.params.clone() };
+        if self.suppressed_draws <= sequence.num_pending {
+            params.suppressed = Arc::clone(&self.nothing);
+        }
+        if self.penalizes {
+            let load = (!sequence.slot_is_loaded).then(|| seen_tokens(sequence));
+            params.seen = Some(SeenTokens { slot: sequence.slot, load });
+            sequence.slot_is_loaded = true;
         }
         params
     }
 
-    /// Notes that `token` was drawn.
-    pub fn observe(&mut self, token: u32) {
-        self.see(token, 1);
+    /// Notes that a token was drawn.
+    pub fn observe(&mut self) {
         self.suppressed_draws = self.suppressed_draws.saturating_sub(1);
-        if self.suppressed_draws == 0 {
-            self.params.suppressed.clear();
-        }
     }
+}
 
-    fn see(&mut self, id: u32, count: u32) {
-        let Some(places) = &mut self.seen else { return };
-        let seen = &mut self.params.seen;
-        let place = *places.entry(id).or_insert_with(|| {
-            seen.push(SeenToken { id, output_count: 0 });
-            seen.len() - 1
-        });
-        seen[place].output_count += count;
+/// A sequence's tokens, each once.
+fn seen_tokens(sequence: &Sequence) -> Vec<SeenToken> {
+    let (prompt, output) = sequence.tokens.split_at(sequence.prompt_len);
+    let mut counts: BTreeMap<u32, u32> = prompt.iter().map(|&id| (id, 0)).collect();
+    for &id in output {
+        *counts.entry(id).or_default() += 1;
     }
+    counts.into_iter().map(|(id, output_count)| SeenToken { id, output_count }).collect()
 }
 
 /// Seeds of a request's choices: independent streams, and the same ones whenever the request's seed is.
@@ -114,76 +108,93 @@ impl SplitMix64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{block_manager::BlockManager, prefix_hash::PrefixScope, sequence::SequenceId};
 
     fn sampler(params: SamplingParams, stop: StopConditions) -> Sampler {
-        Sampler::new(&params, &stop, &[90, 91], &[5, 6, 5], 1, 0)
+        Sampler::new(&params, &stop, &[90, 91], 1, 0)
     }
 
-    fn seen(params: &SampleParams) -> Vec<(u32, u32)> {
-        params.seen.iter().map(|token| (token.id, token.output_count)).collect()
+    /// The prompt 5 6 5 in slot 3.
+    fn sequence() -> Sequence {
+        let kv = BlockManager::new(4, 16).new_table(&PrefixScope::Shared);
+        let id = SequenceId { request: 0, choice: 0 };
+        Sequence { slot: 3, ..Sequence::new(id, vec![5, 6, 5], kv) }
     }
 
     /// What one draw needs, which draws `token`.
-    fn draw(sampler: &mut Sampler, position: usize, token: u32) -> SampleParams {
-        let params = sampler.params(position, 0, 0);
-        sampler.observe(token);
+    fn draw(sampler: &mut Sampler, sequence: &mut Sequence, token: u32) -> SampleParams {
+        let params = sampler.params(sequence);
+        sampler.observe();
+        sequence.push(token);
         params
     }
 
-    #[test]
-    fn counts_output_tokens_and_lists_prompt_tokens_once() {
-        let params = SamplingParams { repetition_penalty: 1.1, ..SamplingParams::default() };
-        let mut sampler = sampler(params, StopConditions::default());
-        assert_eq!(seen(&draw(&mut sampler, 3, 6)), [(5, 0), (6, 0)]);
-        assert_eq!(seen(&draw(&mut sampler, 4, 7)), [(5, 0), (6, 1)]);
-        assert_eq!(seen(&draw(&mut sampler, 5, 7)), [(5, 0), (6, 1), (7, 1)]);
-        assert_eq!(seen(&draw(&mut sampler, 6, 0)), [(5, 0), (6, 1), (7, 2)]);
+    fn loaded(params: &SampleParams) -> Option<Vec<(u32, u32)>> {
+        let seen = params.seen.as_ref().unwrap();
+        assert_eq!(seen.slot, 3);
+        seen.load.as_ref().map(|load| load.iter().map(|token| (token.id, token.output_count)).collect())
     }
 
     #[test]
-    fn lists_only_what_a_penalty_needs() {
-        let mut plain = sampler(SamplingParams::default(), StopConditions::default());
-        draw(&mut plain, 3, 6);
-        assert!(plain.params(4, 0, 0).seen.is_empty());
-        assert_eq!(plain.params(4, 1, 0).pending, None);
-        let params = SamplingParams { frequency_penalty: 0.5, ..SamplingParams::default() };
-        let mut output_only = sampler(params, StopConditions::default());
-        draw(&mut output_only, 3, 6);
-        assert_eq!(seen(&output_only.params(4, 0, 7)), [(6, 1)]);
-        assert_eq!([0, 1].map(|num_pending| output_only.params(4, num_pending, 7).pending), [None, Some(7)]);
+    fn a_slot_is_loaded_once_and_again_after_preemption() {
+        for params in [
+            SamplingParams { repetition_penalty: 1.1, ..SamplingParams::default() },
+            SamplingParams { presence_penalty: 0.1, ..SamplingParams::default() },
+            SamplingParams { frequency_penalty: -0.1, ..SamplingParams::default() },
+        ] {
+            let (mut sampler, mut sequence) = (sampler(params, StopConditions::default()), sequence());
+            assert_eq!(loaded(&draw(&mut sampler, &mut sequence, 6)), Some(vec![(5, 0), (6, 0)]));
+            assert_eq!(loaded(&draw(&mut sampler, &mut sequence, 7)), None);
+            assert_eq!(loaded(&draw(&mut sampler, &mut sequence, 7)), None);
+            sequence.slot_is_loaded = false;
+            assert_eq!(loaded(&draw(&mut sampler, &mut sequence, 0)), Some(vec![(5, 0), (6, 1), (7, 2)]));
+        }
+    }
+
+    #[test]
+    fn without_penalties_nothing_is_counted() {
+        let params = SamplingParams { logit_bias: vec![(1, 2.0)], ..SamplingParams::default() };
+        let mut plain = sampler(params, StopConditions::default());
+        let params = draw(&mut plain, &mut sequence(), 6);
+        assert_eq!((params.seen, &*params.logit_bias), (None, &[(1, 2.0)][..]));
     }
 
     #[test]
     fn suppresses_end_and_stop_tokens_before_min_tokens() {
         let stop = StopConditions { min_tokens: 2, token_ids: vec![8], ..StopConditions::default() };
-        let mut both = sampler(SamplingParams::default(), stop.clone());
-        assert_eq!(draw(&mut both, 3, 1).suppressed, [90, 91, 8]);
-        assert_eq!(draw(&mut both, 4, 1).suppressed, [90, 91, 8]);
-        assert!(draw(&mut both, 5, 1).suppressed.is_empty());
+        let (mut both, mut drawing) = (sampler(SamplingParams::default(), stop.clone()), sequence());
+        assert_eq!(*draw(&mut both, &mut drawing, 1).suppressed, [90, 91, 8]);
+        assert_eq!(*draw(&mut both, &mut drawing, 1).suppressed, [90, 91, 8]);
+        assert!(draw(&mut both, &mut drawing, 1).suppressed.is_empty());
         let ahead = sampler(SamplingParams::default(), stop.clone());
-        let counts = [0, 1, 2].map(|num_pending| ahead.params(3, num_pending, 0).suppressed.len());
+        let counts = [0, 1, 2].map(|num_pending| {
+            let mut sequence = Sequence { num_pending, ..sequence() };
+            ahead.params(&mut sequence).suppressed.len()
+        });
         assert_eq!(counts, [3, 3, 0]);
         let ignoring = sampler(SamplingParams::default(), StopConditions { ignore_eos: true, ..stop });
-        assert_eq!(ignoring.params(3, 0, 0).suppressed, [8]);
+        assert_eq!(*ignoring.params(&mut sequence()).suppressed, [8]);
     }
 
     #[test]
     fn draws_are_keyed_by_seed_choice_and_position() {
         let params = SamplingParams::default();
-        let of = |seed, choice| Sampler::new(&params, &StopConditions::default(), &[], &[1], seed, choice);
-        let key = |sampler: Sampler, position| {
-            let params = sampler.params(position, 0, 0);
+        let key = |seed, choice, position| {
+            let sampler = Sampler::new(&params, &StopConditions::default(), &[], seed, choice);
+            let tokens = vec![1; position];
+            let params = sampler.params(&mut Sequence { tokens, ..sequence() });
             (params.seed, params.position)
         };
-        assert_eq!(key(of(1, 0), 7), key(of(1, 0), 7));
-        assert_eq!(key(of(1, 0), 7).1, 7);
-        assert_ne!(key(of(1, 0), 7), key(of(1, 1), 7));
-        assert_ne!(key(of(1, 0), 7), key(of(2, 0), 7));
+        assert_eq!(key(1, 0, 7), key(1, 0, 7));
+        assert_eq!(key(1, 0, 7).1, 7);
+        assert_ne!(key(1, 0, 7), key(1, 1, 7));
+        assert_ne!(key(1, 0, 7), key(2, 0, 7));
     }
 
     #[test]
     fn tiny_temperatures_are_greedy() {
         let params = SamplingParams { temperature: 1e-6, ..SamplingParams::default() };
-        assert_eq!(sampler(params, StopConditions::default()).params(0, 0, 0).temperature, 0.0);
+        let sampler = sampler(params, StopConditions::default());
+        assert_eq!(sampler.params(&mut sequence()).temperature, 0.0);
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Scheduler {
     waiting: VecDeque<Sequence>,
     /// Oldest first.
     running: Vec<Sequence>,
+    /// Of `max_sequences` slots on the device those that no running sequence has.
+    free_slots: Vec<u32>,
     counters: SchedulerCounters,
 }
 
@@ -49,9 +51,11 @@ pub(crate) struct SchedulerCounters {
 impl Scheduler {
     /// Steps of at most `max_batch_tokens`, and never more sequences than that, so that each advances in each step.
     pub fn new(blocks: BlockManager, max_batch_tokens: usize, max_sequences: usize) -> Scheduler {
+        let max_sequences = max_sequences.clamp(1, max_batch_tokens.max(1));
         Scheduler {
             max_batch_tokens: max_batch_tokens.max(1),
-            max_sequences: max_sequences.clamp(1, max_batch_tokens.max(1)),
+            max_sequences,
+            free_slots: (0..max_sequences as u32).rev().collect(),
             blocks,
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -113,11 +117,12 @@ impl Scheduler {
 
     /// Removes sequences for which `keep` is false and returns their KV blocks.
     pub fn retain(&mut self, keep: impl Fn(SequenceId) -> bool) {
-        let blocks = &mut self.blocks;
-        self.running.retain_mut(|sequence| {
+        let Scheduler { running, blocks, free_slots, .. } = self;
+        running.retain_mut(|sequence| {
             let kept = keep(sequence.id);
             if !kept {
                 blocks.release(&mut sequence.kv);
+                free_slots.push(sequence.slot);
             }
             kept
         });
@@ -134,7 +139,7 @@ impl Scheduler {
         self.counters
     }
 
-    /// Audits the order of waiting sequences and all KV block bookkeeping.
+    /// Audits the order of waiting sequences, the slots and all KV block bookkeeping.
     ///
     /// # Errors
     /// What does not agree.
@@ -145,6 +150,12 @@ impl Scheduler {
         let holding = |sequence: &&Sequence| sequence.num_computed > 0 || !sequence.kv.blocks().is_empty();
         if let Some(sequence) = self.waiting.iter().find(holding) {
             return Err(format!("{:?} waits but holds KV blocks", sequence.id));
+        }
+        let taken = self.running.iter().map(|sequence| sequence.slot);
+        let mut slots: Vec<u32> = taken.chain(self.free_slots.iter().copied()).collect();
+        slots.sort_unstable();
+        if !slots.iter().copied().eq(0..self.max_sequences as u32) {
+            return Err(format!("slots are lost or shared: {slots:?}"));
         }
         self.blocks.check_integrity(self.running.iter().map(|sequence| &sequence.kv))
     }
@@ -186,6 +197,7 @@ impl Scheduler {
     fn preempt(&mut self, mut sequence: Sequence) {
         debug_assert_eq!(sequence.num_pending, 0, "preempted while a step is in flight");
         self.blocks.release(&mut sequence.kv);
+        self.free_slots.push(sequence.slot);
         sequence.num_computed = 0;
         self.counters.preemptions += 1;
         self.enqueue(sequence);
@@ -203,18 +215,22 @@ impl Scheduler {
         while *budget > 0 && self.running.len() < self.max_sequences {
             // A free KV block for each running sequence: else a newcomer would soon be preempted again.
             let headroom = self.running.len();
-            let Some(sequence) = self.waiting.front_mut() else { return };
+            let (Some(sequence), Some(&slot)) = (self.waiting.front_mut(), self.free_slots.last()) else {
+                return;
+            };
             let (tokens, max_cached) = (&sequence.tokens, sequence.max_cached);
             let Some(num_cached) = self.blocks.open(&mut sequence.kv, tokens, max_cached, headroom) else {
                 return;
             };
             sequence.num_computed = num_cached;
+            (sequence.slot, sequence.slot_is_loaded) = (slot, false);
             if sequence.num_cached.is_none() {
                 sequence.num_cached = Some(num_cached);
                 self.counters.prefix_queries += tokens.len().min(max_cached) as u64;
                 self.counters.prefix_hits += num_cached as u64;
             }
             plan.push(sequence.take_turn(budget));
+            self.free_slots.pop();
             let place = self.running.partition_point(|other| other.id < sequence.id);
             if let Some(sequence) = self.waiting.pop_front() {
                 self.running.insert(place, sequence);

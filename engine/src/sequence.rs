@@ -30,6 +30,10 @@ pub(crate) struct Sequence {
     pub max_cached: usize,
     /// Tokens found in the prefix cache when the sequence first ran.
     pub num_cached: Option<usize>,
+    /// Where the device counts its tokens, as long as it runs.
+    pub slot: u32,
+    /// The slot has been told what to count from.
+    pub slot_is_loaded: bool,
     pub kv: BlockTable,
 }
 
@@ -45,6 +49,8 @@ impl Sequence {
             drawn_by: 0,
             max_cached: usize::MAX,
             num_cached: None,
+            slot: 0,
+            slot_is_loaded: false,
             kv,
         }
     }

@@ -2,6 +2,8 @@
 
 use std::ops::RangeInclusive;
 
+use mosu_models::MAX_BIASED_TOKENS;
+
 use crate::{Request, RequestError, SamplingParams, StopConditions};
 
 const MAX_CHOICES: u32 = 128;
@@ -60,7 +62,7 @@ fn sampling(params: &SamplingParams, vocab_size: usize) -> Result<(), RequestErr
     let repetition = MIN_REPETITION_PENALTY..=MAX_PENALTY;
     real("sampling.repetition_penalty", params.repetition_penalty, repetition)?;
     tokens("sampling.logit_bias", params.logit_bias.iter().map(|&(id, _)| id), vocab_size)?;
-    at_most("sampling.logit_bias", params.logit_bias.len(), vocab_size, "entries")?;
+    at_most("sampling.logit_bias", params.logit_bias.len(), MAX_BIASED_TOKENS, "entries")?;
     let biases = params.logit_bias.iter().map(|&(_, bias)| bias);
     biases
         .into_iter()
@@ -175,7 +177,7 @@ mod tests {
             ("sampling.repetition_penalty", |r| r.sampling.repetition_penalty = 0.0),
             ("sampling.logit_bias", |r| r.sampling.logit_bias = vec![(100, 1.0)]),
             ("sampling.logit_bias", |r| r.sampling.logit_bias = vec![(1, f32::NAN)]),
-            ("sampling.logit_bias", |r| r.sampling.logit_bias = vec![(1, 1.0); 101]),
+            ("sampling.logit_bias", |r| r.sampling.logit_bias = vec![(1, 1.0); 1025]),
             ("stop.strings", |r| r.stop.strings = vec![String::new()]),
             ("stop.strings", |r| r.stop.strings = vec!["a".into(); 17]),
             ("stop.strings", |r| r.stop.strings = vec!["a".repeat(1025)]),

@@ -217,7 +217,7 @@ fn company_does_not_matter(setup: &Setup) {
 
 fn chunks_do_not_matter(setup: &Setup) {
     for &max_batch_tokens in setup.chunks {
-        let engine = setup.start(|options| options.max_batch_tokens = max_batch_tokens);
+        let engine = setup.start(|options| options.max_batch_tokens = Some(max_batch_tokens));
         assert_eq!(&answer(&engine, setup.probe()), setup.expected(), "steps of {max_batch_tokens}");
         let scored = Request { prompt_logprobs: Some(2), ..setup.probe() };
         let scored = answer(&engine, scored);

@@ -2,7 +2,7 @@
 //! wrong KV slot draws other tokens, and is found at once. Every batch is checked to the letter.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{
         Arc,
         mpsc::{Receiver, Sender},
@@ -58,6 +58,8 @@ pub(crate) struct ScriptedModel {
     in_flight: VecDeque<Result<StepOutput, String>>,
     /// What the last step drew, for those who build on it.
     drawn: Vec<u32>,
+    /// What the slots of [`SeenTokens`] hold: how often each token seen is in the output.
+    seen: HashMap<u32, BTreeMap<u32, u32>>,
     pub fault: Option<Fault>,
     /// Waits for a word before each step, and tells when it waits.
     pub gate: Option<(Receiver<()>, Sender<()>)>,
@@ -72,6 +74,7 @@ impl ScriptedModel {
             steps: 0,
             in_flight: VecDeque::new(),
             drawn: Vec::new(),
+            seen: HashMap::new(),
             fault: None,
             gate: None,
         }
@@ -116,6 +119,16 @@ impl ScriptedModel {
         }
         prefixes
     }
+
+    /// In one step no two draws have the same slot.
+    fn check_slots(&self, batch: &Batch) {
+        let mut taken = HashSet::new();
+        for row in &batch.logit_rows {
+            if let LogitToken::Sampled(SampleParams { seen: Some(seen), .. }) = &row.token {
+                assert!(taken.insert(seen.slot), "slot {} has two draws in a step", seen.slot);
+            }
+        }
+    }
 }
 
 impl StepModel for ScriptedModel {
@@ -140,9 +153,10 @@ impl StepModel for ScriptedModel {
         let sequences = 0..batch.num_sequences();
         let prefixes: Vec<u64> = sequences.flat_map(|sequence| self.run_sequence(batch, sequence)).collect();
         assert!(batch.logit_rows.is_sorted_by(|a, b| a.row < b.row), "logit rows ascend");
-        let before = &self.drawn;
-        let logits = batch.logit_rows.iter().map(|row| logits(row, prefixes[row.row as usize], before));
-        let rows: Vec<LogitOutput> = logits.collect();
+        self.check_slots(batch);
+        let rows = batch.logit_rows.iter();
+        let rows: Vec<LogitOutput> =
+            rows.map(|row| logits(row, prefixes[row.row as usize], &mut self.seen)).collect();
         let draws = batch.logit_rows.iter().zip(&rows);
         let draws = draws.filter(|(row, _)| matches!(row.token, LogitToken::Sampled(_)));
         self.drawn = draws.map(|(_, row)| row.token).collect();
@@ -162,10 +176,10 @@ fn extend(prefix: u64, token: u32) -> u64 {
     SplitMix64(prefix ^ u64::from(token)).next()
 }
 
-fn logits(row: &LogitRow, prefix: u64, drawn_before: &[u32]) -> LogitOutput {
+fn logits(row: &LogitRow, prefix: u64, slots: &mut HashMap<u32, BTreeMap<u32, u32>>) -> LogitOutput {
     let token = match &row.token {
         LogitToken::Given(token) => *token,
-        LogitToken::Sampled(params) => draw(prefix, params, drawn_before),
+        LogitToken::Sampled(params) => draw(prefix, params, slots),
     };
     let logprob = |token| -((extend(prefix, token) >> 40) as f32);
     let logprobs = row.logprobs.map(|count| TokenLogprobs {
@@ -177,16 +191,18 @@ fn logits(row: &LogitRow, prefix: u64, drawn_before: &[u32]) -> LogitOutput {
 }
 
 /// Depends on everything that a draw is told.
-fn draw(prefix: u64, params: &SampleParams, drawn_before: &[u32]) -> u32 {
+fn draw(prefix: u64, params: &SampleParams, slots: &mut HashMap<u32, BTreeMap<u32, u32>>) -> u32 {
     let mut word = prefix;
     if params.temperature > 0.0 {
         word = SplitMix64(word ^ params.seed ^ params.position).next();
     }
-    let mut seen: BTreeMap<u32, u32> = params.seen.iter().map(|seen| (seen.id, seen.output_count)).collect();
-    if let Some(number) = params.pending {
-        *seen.entry(drawn_before[number as usize]).or_default() += 1;
-    }
-    for (id, output_count) in seen {
+    let mut counts = params.seen.as_ref().map(|seen| {
+        if let Some(load) = &seen.load {
+            slots.insert(seen.slot, load.iter().map(|token| (token.id, token.output_count)).collect());
+        }
+        slots.get_mut(&seen.slot).expect("a slot was never loaded")
+    });
+    for (&id, &output_count) in counts.iter().flat_map(|counts| counts.iter()) {
         word = word.wrapping_add(extend(u64::from(id), output_count));
     }
     let mut token = (word % u64::from(FAULT_TOKEN)) as u32;
@@ -195,6 +211,9 @@ fn draw(prefix: u64, params: &SampleParams, drawn_before: &[u32]) -> u32 {
     }
     while params.suppressed.contains(&token) {
         token = (token + 1) % FAULT_TOKEN;
+    }
+    if let Some(counts) = &mut counts {
+        *counts.entry(token).or_default() += 1;
     }
     token
 }

@@ -27,7 +27,7 @@
 //! | [`moe`] | out `[T,H]` | x compute `[T,H]`, ids, weights, [`Experts`], [`Glu`], [`WeighExperts`], [`MoeWorkspace`] | `Σ_slot weights · down(glu(gate(x), up(x)))`, summed in slot order |
 //! | [`accumulate`] | out `[T,H]` | x `[T,H]`, gate `[T,1]`?, scale | `out = (out + sigmoid(gate) · x) · scale` |
 //! | [`adjust_logits`] | logits `[R,V]` | scale, softcap? | `scale · logits`, then `c · tanh(logits / c)` |
-//! | [`sample`] | out u32 `[R]` | logits `[.,V]`, drawn u32 `[D]`, [`SampleRow`]s `[R]`, [`SampleWorkspace`] | one token per row, as [`SampleParams`] says |
+//! | [`sample`] | out u32 `[R]` | logits `[.,V]`, [`SampleRow`]s `[R]`, [`SampleWorkspace`] | one token per row, as [`SampleParams`] says |
 //! | [`logprobs`] | packed [`TokenLogprobs`] u32 `[n]` | logits `[.,V]`, drawn u32 `[D]`, [`LogprobRow`]s `[R]` | log-softmax of the target, its rank, the most probable tokens |
 //! | [`take_tokens`] | ids u32 `[T]` | drawn u32 `[D]`, pairs (t, d) u32 `[n,2]` | `ids[t] = drawn[d]`: a step's input that the step before drew |
 //!
@@ -89,6 +89,7 @@ pub use route::{
     ExpertGroups, GroupRank, Renormalize, Router, RouterLogits, RouterScore, RouterTables, route,
 };
 pub use sample::{
-    NO_TOKEN, SampleParams, SampleRow, SampleWorkspace, SeenToken, sample, sample_scratch_bytes,
+    MAX_BIASED_TOKENS, MAX_SUPPRESSED, NO_TOKEN, SampleParams, SampleRow, SampleWorkspace, SeenToken,
+    SeenTokens, sample, sample_scratch_bytes,
 };
 pub use take_tokens::{take_tokens, take_tokens_scratch_bytes};

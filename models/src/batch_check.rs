@@ -1,8 +1,11 @@
 //! What a batch must satisfy before any op sees it. After this check every index in it is in range.
 
-use mosu_kernels::KernelError;
+use mosu_kernels::{
+    KernelError,
+    ops::{MAX_BIASED_TOKENS, MAX_SUPPRESSED},
+};
 
-use crate::{Batch, LogitRow, LogitToken, PendingToken, SampleParams, kv_cache::BLOCK_SIZE};
+use crate::{Batch, LogitRow, LogitToken, PendingToken, SampleParams, SeenTokens, kv_cache::BLOCK_SIZE};
 
 /// Why a step was not computed. The KV cache may hold the rows of a step that failed on the device.
 #[derive(Debug, thiserror::Error)]
@@ -27,17 +30,11 @@ fn wrong(field: &'static str, message: String) -> StepError {
     StepError::Batch { field, message }
 }
 
-fn check_drawn(field: &'static str, number: u32, num_drawn: usize) -> Result<(), StepError> {
-    if (number as usize) < num_drawn {
-        return Ok(());
-    }
-    Err(wrong(field, format!("{number}: the step before drew {num_drawn} tokens")))
-}
-
 /// The model's limits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchLimits {
     pub max_rows: usize,
+    pub max_sequences: usize,
     pub vocab_size: usize,
     pub max_model_len: usize,
     pub num_blocks: usize,
@@ -58,9 +55,6 @@ impl BatchLimits {
         let (mut previous, mut draws) = (0, 0);
         for logit_row in &batch.logit_rows {
             self.check_logit_row(logit_row, previous, batch.num_rows())?;
-            if let LogitToken::Sampled(SampleParams { pending: Some(number), .. }) = &logit_row.token {
-                check_drawn("logit_rows.pending", *number, num_drawn)?;
-            }
             previous = logit_row.row;
             draws += usize::from(matches!(logit_row.token, LogitToken::Sampled(_)));
         }
@@ -77,7 +71,10 @@ impl BatchLimits {
                 let message = format!("row {row} of {}, expected {next} or more", batch.num_rows());
                 return Err(wrong("pending.row", message));
             }
-            check_drawn("pending.drawn_by", *drawn_by, num_drawn)?;
+            if *drawn_by as usize >= num_drawn {
+                let message = format!("{drawn_by}: the step before drew {num_drawn} tokens");
+                return Err(wrong("pending.drawn_by", message));
+            }
             next = row + 1;
         }
         Ok(())
@@ -182,8 +179,23 @@ impl BatchLimits {
         if let Some((id, bias)) = params.logit_bias.iter().find(|(_, bias)| !bias.is_finite()) {
             return Err(wrong("logit_bias", format!("{bias} for token {id} is not finite")));
         }
+        let lengths = [
+            ("logit_bias", params.logit_bias.len(), MAX_BIASED_TOKENS),
+            ("suppressed", params.suppressed.len(), MAX_SUPPRESSED),
+        ];
+        if let Some((field, found, most)) = lengths.into_iter().find(|(_, found, most)| found > most) {
+            return Err(wrong(field, format!("{found} entries, at most {most}")));
+        }
         self.check_tokens("logit_bias", params.logit_bias.iter().map(|(id, _)| *id))?;
         self.check_tokens("suppressed", params.suppressed.iter().copied())?;
-        self.check_tokens("seen", params.seen.iter().map(|seen| seen.id))
+        params.seen.as_ref().map_or(Ok(()), |seen| self.check_seen(seen))
+    }
+
+    /// That no two draws share a slot is checked where it matters, by the op.
+    fn check_seen(&self, seen: &SeenTokens) -> Result<(), StepError> {
+        if seen.slot as usize >= self.max_sequences {
+            return Err(wrong("seen.slot", format!("{}: there are {}", seen.slot, self.max_sequences)));
+        }
+        self.check_tokens("seen.load", seen.load.iter().flatten().map(|token| token.id))
     }
 }

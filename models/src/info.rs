@@ -78,7 +78,7 @@ impl ModelInfo {
             num_kv_blocks: plan.num_kv_blocks,
             block_size: BLOCK_SIZE,
             max_model_len: plan.max_model_len,
-            max_batch_tokens: options.max_batch_tokens,
+            max_batch_tokens: options.max_rows(),
             vocab_size: spec.vocab_size,
             eos_token_ids: ends.eos,
             bos_token_id: ends.bos,

@@ -41,12 +41,13 @@ pub use error::LoadError;
 pub use info::ModelInfo;
 pub use inspect::{Inspection, TokenizerFacts, WeightFiles, inspect};
 pub use kv_cache::BLOCK_SIZE;
-pub use model::{LoadFormat, LoadProgress, Model, ModelOptions};
+pub use model::{LoadFormat, LoadProgress, Model, ModelOptions, USUAL_TOKENS};
 pub use mosu_kernels::{
     DType, Device, Gpu, KernelError, gpus, limits,
     ops::{
-        Activation, AttentionMask, ExpertGroups, Glu, GroupRank, NormKind, NormOrder, NormSpan, Renormalize,
-        RopeLayout, Router, RouterLogits, RouterScore, SampleParams, SeenToken, TokenLogprobs, WeighExperts,
+        Activation, AttentionMask, ExpertGroups, Glu, GroupRank, MAX_BIASED_TOKENS, MAX_SUPPRESSED, NormKind,
+        NormOrder, NormSpan, Renormalize, RopeLayout, Router, RouterLogits, RouterScore, SampleParams,
+        SeenToken, SeenTokens, TokenLogprobs, WeighExperts,
     },
 };
 pub use plan::MemoryPlan;

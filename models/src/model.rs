@@ -8,7 +8,7 @@ use crate::{
     Batch, ModelInfo, StepError, StepOutput, batch_check::BatchLimits, decoder::Decoder, inputs::InputBuffer,
     recorded::RecordedSteps, sampler::Sampler, workspace::LOGIT_ROWS,
 };
-pub use load::{LoadFormat, LoadProgress, ModelOptions};
+pub use load::{LoadFormat, LoadProgress, ModelOptions, USUAL_TOKENS};
 
 /// Weights, KV blocks and workspace of one decoder. What lies in which KV block is the caller's business.
 pub struct Model {

@@ -1,6 +1,6 @@
 //! From logits to tokens and log-probabilities on the device, and from there to the host once somebody waits for them.
 
-use std::{collections::VecDeque, mem};
+use std::collections::VecDeque;
 
 use mosu_kernels::{
     Allocator, DType, Device, Fetch, Result as DeviceResult, Tensor, View,
@@ -21,31 +21,14 @@ const USUAL_TOP: usize = 20;
 pub(crate) struct Sampler {
     workspace: SampleWorkspace,
     vocab_size: usize,
-    /// The tokens that the last step drew, and those of the one before.
-    drawn: Drawn,
-    before: Drawn,
+    /// u32 `[max_rows]`: first the tokens that the last step drew, [`Sampler::num_drawn`] of them.
+    drawn: Tensor,
+    num_drawn: usize,
     /// u32: log-probabilities of up to [`LOGIT_ROWS`] rows.
     reports: Tensor,
     in_flight: VecDeque<Step>,
     /// Those that were waited for.
     spare: Vec<Step>,
-}
-
-/// The tokens of one step.
-struct Drawn {
-    /// u32 `[max_rows]`
-    tokens: Tensor,
-    count: usize,
-}
-
-impl Drawn {
-    fn new(to: &Allocator<'_>, max_rows: usize) -> DeviceResult<Drawn> {
-        Ok(Drawn { tokens: to.zeros([max_rows], DType::U32)?, count: 0 })
-    }
-
-    fn view(&self) -> DeviceResult<View<'_>> {
-        self.tokens.rows(self.count)
-    }
 }
 
 /// A step's results on their way.
@@ -63,17 +46,23 @@ struct Expected {
 }
 
 impl Sampler {
-    /// In the memory of `to`, for steps of at most `max_rows` draws from `vocab_size` logits.
+    /// In the memory of `to`, for steps of at most `max_rows` draws from `vocab_size` logits, for up to `max_sequences`
+    /// sequences with penalties.
     ///
     /// # Errors
     /// When memory is short.
-    pub fn new(to: &Allocator<'_>, vocab_size: usize, max_rows: usize) -> DeviceResult<Sampler> {
+    pub fn new(
+        to: &Allocator<'_>,
+        vocab_size: usize,
+        max_rows: usize,
+        max_sequences: usize,
+    ) -> DeviceResult<Sampler> {
         let row = LogprobRow { row: 0, target: LogprobTarget::Token(0), top: USUAL_TOP };
         Ok(Sampler {
-            workspace: SampleWorkspace::new(to, vocab_size)?,
+            workspace: SampleWorkspace::new(to, vocab_size, max_sequences)?,
             vocab_size,
-            drawn: Drawn::new(to, max_rows)?,
-            before: Drawn::new(to, max_rows)?,
+            drawn: to.zeros([max_rows], DType::U32)?,
+            num_drawn: 0,
             reports: to.zeros([LOGIT_ROWS * row.words(vocab_size)], DType::U32)?,
             in_flight: VecDeque::new(),
             spare: Vec::new(),
@@ -82,7 +71,7 @@ impl Sampler {
 
     /// u32 `[D]`: the tokens that the last step drew, in the order of its logit rows.
     pub fn drawn(&self) -> DeviceResult<View<'_>> {
-        self.drawn.view()
+        self.drawn.rows(self.num_drawn)
     }
 
     /// Fails when so many steps are in flight that no other may be started.
@@ -105,8 +94,7 @@ impl Sampler {
             Some(step) => step,
             None => Step { rows: Vec::new(), results: Fetch::new(device)? },
         };
-        mem::swap(&mut self.drawn, &mut self.before);
-        self.drawn.count = 0;
+        self.num_drawn = 0;
         step.rows.clear();
         for wanted in batch.logit_rows.chunks(LOGIT_ROWS) {
             let rows: Vec<u32> = wanted.iter().map(|wanted| wanted.row).collect();
@@ -140,7 +128,7 @@ impl Sampler {
         step: &mut Step,
     ) -> DeviceResult<Vec<LogprobRow>> {
         let (mut draws, mut reports) = (Vec::with_capacity(wanted.len()), Vec::new());
-        let first = self.drawn.count;
+        let first = self.num_drawn;
         for (row, wanted) in wanted.iter().enumerate() {
             let (given, target) = match &wanted.token {
                 LogitToken::Given(token) => (Some(*token), LogprobTarget::Token(*token)),
@@ -154,10 +142,10 @@ impl Sampler {
             reports.extend(report);
         }
         if !draws.is_empty() {
-            let tokens = self.drawn.tokens.view_mut()?.into_slice(first, draws.len())?;
-            ops::sample(device, tokens, logits, self.before.view()?, &draws, &mut self.workspace)?;
-            step.results.start(self.drawn.tokens.view().slice(first, draws.len())?)?;
-            self.drawn.count += draws.len();
+            let tokens = self.drawn.view_mut()?.into_slice(first, draws.len())?;
+            ops::sample(device, tokens, logits, &draws, &mut self.workspace)?;
+            step.results.start(self.drawn.view().slice(first, draws.len())?)?;
+            self.num_drawn += draws.len();
         }
         Ok(reports)
     }
@@ -177,7 +165,7 @@ impl Sampler {
         if words > self.reports.shape().elements() {
             self.reports = Tensor::zeros_on(device, [words], DType::U32)?;
         }
-        ops::logprobs(device, self.reports.rows_mut(words)?, logits, self.drawn.view()?, rows)?;
+        ops::logprobs(device, self.reports.rows_mut(words)?, logits, self.drawn.rows(self.num_drawn)?, rows)?;
         step.results.start(self.reports.rows(words)?)
     }
 }

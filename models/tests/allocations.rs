@@ -69,7 +69,7 @@ fn look(dir: &Path, options: &ModelOptions, described: usize, what: &str) -> boo
 #[test]
 fn nothing_is_taken_beyond_the_files() {
     let options = options(1);
-    let options = ModelOptions { device: Device::cpu(None), max_batch_tokens: 64, ..options };
+    let options = ModelOptions { device: Device::cpu(None), max_batch_tokens: Some(64), ..options };
     for name in ["ernie4_5_moe", "deepseek_v3_fp8", "gpt_oss"] {
         let dir = copy_of(name);
         let (config, weights) = (dir.path().join("config.json"), dir.path().join("model.safetensors"));

@@ -180,8 +180,11 @@ fn options_that_contradict_the_model() {
     let cases = [
         (try_options(|options| options.max_model_len = Some(257)), "max_model_len: expected 1 to 256"),
         (try_options(|options| options.max_model_len = Some(0)), "max_model_len: expected 1 to 256"),
-        (try_options(|options| options.max_batch_tokens = 0), "max_batch_tokens: expected 1 to"),
-        (try_options(|options| options.max_batch_tokens = usize::MAX), "max_batch_tokens: expected 1 to"),
+        (try_options(|options| options.max_batch_tokens = Some(0)), "max_batch_tokens: expected 1 to"),
+        (
+            try_options(|options| options.max_batch_tokens = Some(usize::MAX)),
+            "max_batch_tokens: expected 1 to",
+        ),
         (try_options(|options| options.kv_cache_bytes = Some(usize::MAX)), "the KV cache needs"),
         (try_options(|options| options.kv_cache_bytes = Some(0)), "the KV cache of one sequence"),
     ];

@@ -7,8 +7,8 @@ mod common;
 
 use common::*;
 use mosu_models::{
-    Batch, LogitFault, LogitOutput, LogitRow, LogitToken, Model, SampleParams, SeenToken, StepError,
-    StepOutput,
+    Batch, LogitFault, LogitOutput, LogitRow, LogitToken, Model, SampleParams, SeenToken, SeenTokens,
+    StepError, StepOutput,
 };
 
 fn model() -> Model {
@@ -24,6 +24,10 @@ fn batch() -> Batch {
 
 fn sampled(row: u32, params: SampleParams) -> LogitRow {
     LogitRow { row, token: LogitToken::Sampled(params), logprobs: None }
+}
+
+fn seen(slot: u32, id: u32) -> Option<SeenTokens> {
+    Some(SeenTokens { slot, load: Some(vec![SeenToken { id, output_count: 1 }]) })
 }
 
 #[test]
@@ -69,15 +73,13 @@ fn wrong_batches_name_the_field() {
             Box::new(move |b| b.logit_rows = params(|p| p.presence_penalty = f32::INFINITY)),
         ),
         ("repetition_penalty", Box::new(move |b| b.logit_rows = params(|p| p.repetition_penalty = 0.0))),
-        ("logit_bias", Box::new(move |b| b.logit_rows = params(|p| p.logit_bias = vec![(128, 1.0)]))),
-        ("logit_bias", Box::new(move |b| b.logit_rows = params(|p| p.logit_bias = vec![(1, f32::NAN)]))),
-        ("suppressed", Box::new(move |b| b.logit_rows = params(|p| p.suppressed = vec![128]))),
-        (
-            "seen",
-            Box::new(move |b| {
-                b.logit_rows = params(|p| p.seen = vec![SeenToken { id: 128, output_count: 1 }])
-            }),
-        ),
+        ("logit_bias", Box::new(move |b| b.logit_rows = params(|p| p.logit_bias = [(128, 1.0)].into()))),
+        ("logit_bias", Box::new(move |b| b.logit_rows = params(|p| p.logit_bias = [(1, f32::NAN)].into()))),
+        ("logit_bias", Box::new(move |b| b.logit_rows = params(|p| p.logit_bias = [(1, 0.5); 1025].into()))),
+        ("suppressed", Box::new(move |b| b.logit_rows = params(|p| p.suppressed = [128].into()))),
+        ("suppressed", Box::new(move |b| b.logit_rows = params(|p| p.suppressed = [1; 2049].into()))),
+        ("seen.slot", Box::new(move |b| b.logit_rows = params(|p| p.seen = seen(u32::MAX, 1)))),
+        ("seen.load", Box::new(move |b| b.logit_rows = params(|p| p.seen = seen(0, 128)))),
     ];
     let expected = model.step_logits(&batch()).unwrap();
     let mut output = StepOutput::default();

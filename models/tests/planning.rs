@@ -5,6 +5,7 @@
 mod common;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::PathBuf,
     process::Command,
@@ -13,8 +14,8 @@ use std::{
 
 use common::*;
 use mosu_models::{
-    Batch, Device, LoadError, LoadFormat, LogitToken, MemoryPlan, Model, ModelOptions, ModelSource,
-    SampleParams, SeenToken, StepOutput,
+    Batch, Device, LoadError, LoadFormat, LogitToken, MAX_BIASED_TOKENS, MAX_SUPPRESSED, MemoryPlan, Model,
+    ModelOptions, ModelSource, SampleParams, SeenToken, SeenTokens, StepOutput,
 };
 
 /// Directories of the published configs, each as `config.json`.
@@ -147,26 +148,34 @@ fn plans_on_80_gib() {
 }
 
 /// A batch of the next `rows` tokens of each of `sequences`, and what is wanted of its logits.
+/// Where there are `lists`, each sequence has a slot.
 fn batch(sequences: &mut [Sequence], rows: usize, params: &SampleParams, logprobs: Option<u32>) -> Batch {
     let mut all: Vec<(&mut Sequence, usize)> =
         sequences.iter_mut().map(|sequence| (sequence, rows)).collect();
     let mut batch = advance(&mut all);
+    let ends = batch.cu_seqlens_q[1..].iter();
+    let slots: BTreeMap<u32, u32> = ends.zip(0..).map(|(end, slot)| (end - 1, slot)).collect();
     for wanted in &mut batch.logit_rows {
-        wanted.token = LogitToken::Sampled(params.clone());
+        let of_row = |seen: &SeenTokens| Some(SeenTokens { slot: *slots.get(&wanted.row)?, ..seen.clone() });
+        let seen = params.seen.as_ref().and_then(of_row);
+        wanted.token = LogitToken::Sampled(SampleParams { seen, ..params.clone() });
         wanted.logprobs = logprobs;
     }
     batch
 }
 
-/// Penalties, biases and suppressed tokens, all of them as long as the vocabulary.
+/// Penalties, biases and suppressed tokens, all of them as long as they can be.
 fn longest_lists(vocab_size: u32) -> SampleParams {
     SampleParams {
         temperature: 0.7,
         repetition_penalty: 1.3,
         presence_penalty: 0.5,
-        seen: (0..vocab_size).map(|id| SeenToken { id, output_count: 1 }).collect(),
-        logit_bias: (0..vocab_size).map(|id| (id, 0.25)).collect(),
-        suppressed: (1..vocab_size).collect(),
+        seen: Some(SeenTokens {
+            slot: 0,
+            load: Some((0..vocab_size).map(|id| SeenToken { id, output_count: 1 }).collect()),
+        }),
+        logit_bias: (0..MAX_BIASED_TOKENS as u32).map(|i| (i % vocab_size, 0.25)).collect(),
+        suppressed: (0..MAX_SUPPRESSED as u32).map(|i| 1 + i % (vocab_size - 1)).collect(),
         ..greedy_params()
     }
 }
@@ -189,7 +198,11 @@ fn steps_take_nothing() {
     let device = cuda();
     let Device::Cuda(gpu) = &device else { panic!("not a GPU") };
     let (max_sequences, max_batch_tokens) = (20, 100);
-    let options = ModelOptions { max_sequences, max_batch_tokens, ..ModelOptions::new(device.clone()) };
+    let options = ModelOptions {
+        max_sequences,
+        max_batch_tokens: Some(max_batch_tokens),
+        ..ModelOptions::new(device.clone())
+    };
     let mut model = load_with(fixture(&name), &options).unwrap();
     let plan = model.info().memory.clone();
     assert_eq!(gpu.used_bytes(), plan.taken(), "{name}: the plan is exact: {plan}");
@@ -271,10 +284,10 @@ fn what_is_said_to_fit_fits() {
     assert!(held.0 * held.1 <= fits.num_kv_blocks * 16 && held.0 == 1, "{held:?} {fits:?}");
     plan(&|options| options.kv_cache_bytes = Some(bytes + (256 << 20))).unwrap_err();
 
-    let message = plan(&|options| options.max_batch_tokens = 1 << 16).unwrap_err();
+    let message = plan(&|options| options.max_batch_tokens = Some(1 << 16)).unwrap_err();
     let rows = number(&message, "max_batch_tokens of ");
-    plan(&|options| options.max_batch_tokens = rows).unwrap();
-    plan(&|options| options.max_batch_tokens = 2 * rows).unwrap_err();
+    plan(&|options| options.max_batch_tokens = Some(rows)).unwrap();
+    plan(&|options| options.max_batch_tokens = Some(2 * rows)).unwrap_err();
 }
 
 #[test]

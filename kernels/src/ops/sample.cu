@@ -5,6 +5,7 @@
 #include "../cuh/select.cuh"
 
 constexpr uint32_t NO_TOKEN = 0xffffffffu;
+constexpr uint32_t NO_SLOT = 0xffffffffu;
 // The weight 1 in fixed point: 2^44, so that 2^20 of them do not overflow.
 constexpr float FIXED_POINT = 17592186044416.0f;
 // Keys of all tokens that can be drawn: those with finite logits.
@@ -15,8 +16,9 @@ struct SampleRow {
   uint64_t key;                                      // of the draw
   uint32_t row;                                      // of the logits
   uint32_t top_k;                                    // 0: all
+  uint32_t slot;                                     // of the counts of tokens seen, or NO_SLOT
+  uint32_t loads;                                    // whether the slot is to hold the tokens listed next
   uint32_t seen, seen_count, bias, bias_count, suppressed, suppressed_count;
-  uint32_t pending, padding;                         // number of one more token in the output, or NO_TOKEN
   float temperature, top_p;
   float least;                                       // the smallest logit that min-p leaves, relative to the largest
   float repetition_penalty, presence_penalty, frequency_penalty;
@@ -29,22 +31,22 @@ DEVICE void penalize(float& to, uint32_t output_count, const SampleRow& row) {
   to = output_count > 0 ? __fsub_rn(logit, penalty) : logit;
 }
 
-// Copies a row and applies penalties, bias and suppression.
+// Lets the counts of a slot [V] be those of the tokens listed: 0 for tokens that were not seen, else 1 more than listed.
+DEVICE void load_counts(uint32_t* counts, uint32_t vocab, const uint32_t* seen, uint32_t seen_count) {
+  for (uint32_t id = threadIdx.x; id < vocab; id += blockDim.x) counts[id] = 0;
+  __syncthreads();
+  for (uint32_t i = threadIdx.x; i < seen_count; i += blockDim.x) counts[seen[2 * i]] = seen[2 * i + 1] + 1;
+  __syncthreads();
+}
+
+// Copies a row and applies penalties, bias and suppression. counts [V] are those of its slot, if it has one.
 DEVICE void adjust(float* to, const float* from, uint32_t vocab, const SampleRow& row, const uint32_t* lists,
-                   const uint32_t* drawn) {
-  for_each_logit(from, vocab, [&](uint32_t id, float logit) { to[id] = logit; });
-  const uint32_t pending = row.pending != NO_TOKEN ? drawn[row.pending] : NO_TOKEN;
-  const uint32_t* seen = lists + row.seen;
-  SMEM(bool, was_seen, [1]);
-  if (threadIdx.x == 0) was_seen[0] = false;
-  __syncthreads();
-  for (uint32_t i = threadIdx.x; i < row.seen_count; i += blockDim.x) {
-    const bool again = seen[2 * i] == pending;
-    if (again) was_seen[0] = true;  // by one thread: tokens seen are listed once
-    penalize(to[seen[2 * i]], seen[2 * i + 1] + again, row);
-  }
-  __syncthreads();
-  if (threadIdx.x == 0 && pending != NO_TOKEN && !was_seen[0]) penalize(to[pending], 1, row);
+                   const uint32_t* counts) {
+  for_each_logit(from, vocab, [&](uint32_t id, float logit) {
+    const uint32_t count = counts ? counts[id] : 0;
+    if (count > 0) penalize(logit, count - 1, row);
+    to[id] = logit;
+  });
   __syncthreads();
   // A token's first entry adds all of its entries, in order.
   const uint32_t* bias = lists + row.bias;
@@ -150,21 +152,26 @@ DEVICE uint32_t draw(const float* logits, uint32_t vocab, const SampleRow& row, 
   return block_winner(winner, shared.warp_sums);
 }
 
-// ids [rows]; logits [.., V]; drawn: tokens of the step before; rows, lists: see SampleRow; adjusted [thread blocks, V], or null when no row needs it.
+// ids [rows]; logits [.., V]; counts [slots, V]: see load_counts; rows, lists: see SampleRow; adjusted [thread blocks, V], or null when no row needs it.
 extern "C" __global__ void __launch_bounds__(512, 1)
-    sample_f32(uint32_t* ids, const float* logits, const uint32_t* drawn, const SampleRow* rows,
-               const uint32_t* lists, float* adjusted, uint32_t vocab, uint32_t count) {
+    sample_f32(uint32_t* ids, const float* logits, uint32_t* counts, const SampleRow* rows, const uint32_t* lists,
+               float* adjusted, uint32_t vocab, uint32_t count) {
   SMEM(Histogram, shared, );
   for (uint32_t i = blockIdx.x; i < count; i += gridDim.x) {
     const SampleRow row = rows[i];
     const float* from = logits + (size_t)row.row * vocab;
-    if (row.seen_count + row.bias_count + row.suppressed_count > 0 || row.pending != NO_TOKEN) {
+    uint32_t* seen = row.slot != NO_SLOT ? counts + (size_t)row.slot * vocab : nullptr;
+    if (seen && row.loads) load_counts(seen, vocab, lists + row.seen, row.seen_count);
+    if (row.bias_count + row.suppressed_count > 0 || seen) {
       float* to = adjusted + (size_t)blockIdx.x * vocab;
-      adjust(to, from, vocab, row, lists, drawn);
+      adjust(to, from, vocab, row, lists, seen);
       from = to;
     }
     const uint32_t id = draw(from, vocab, row, shared);
-    if (threadIdx.x == 0) ids[i] = id;
+    if (threadIdx.x == 0) {
+      ids[i] = id;
+      if (seen && id != NO_TOKEN) seen[id] = max(seen[id], 1u) + 1;
+    }
     __syncthreads();
   }
 }

@@ -1,11 +1,14 @@
 //! `sample`: one token per row of logits.
 
+use std::sync::Arc;
+
 use super::check::Check;
 use crate::{
-    Allocator, CpuDevice, DType, Device, KernelError, Result, View, ViewMut,
+    Allocator, CpuDevice, DType, Device, KernelError, Result, Tensor, View, ViewMut,
     cpu::{Float, Kernel, LANES, Parts, Simd, exp},
 };
 
+mod adjust;
 mod cuda;
 mod cut;
 mod race;
@@ -31,18 +34,30 @@ pub struct SampleParams {
     pub frequency_penalty: f32,
     /// Divides positive and multiplies negative logits of tokens in prompt or output; 1 is neutral.
     pub repetition_penalty: f32,
-    /// Added to logits: (token, bias).
-    pub logit_bias: Vec<(u32, f32)>,
-    /// Tokens that must not be drawn now.
-    pub suppressed: Vec<u32>,
-    /// Tokens seen so far, each once; needed only when a penalty is not neutral.
-    pub seen: Vec<SeenToken>,
-    /// The output's last token, when it is not among them yet: which one it is of those that the step before draws.
-    pub pending: Option<u32>,
+    /// Added to logits: (token, bias); at most [`MAX_BIASED_TOKENS`].
+    pub logit_bias: Arc<[(u32, f32)]>,
+    /// Tokens that must not be drawn now; at most [`MAX_SUPPRESSED`].
+    pub suppressed: Arc<[u32]>,
+    /// Tokens seen so far; needed only when a penalty is not neutral.
+    pub seen: Option<SeenTokens>,
     /// Key of the random stream.
     pub seed: u64,
     /// Counter in the random stream: the position of the token being drawn.
     pub position: u64,
+}
+
+/// Most entries of [`SampleParams::logit_bias`]: with every draw they are sent to the device.
+pub const MAX_BIASED_TOKENS: usize = 1024;
+/// Most entries of [`SampleParams::suppressed`], for the same reason.
+pub const MAX_SUPPRESSED: usize = 2048;
+
+/// Where the device counts the tokens of a sequence for penalties, so that what a draw is sent does not grow with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenTokens {
+    /// Which slot of the workspace; in one step no other draw has it. The token that is drawn is counted there.
+    pub slot: u32,
+    /// What the slot holds from now on, each token once. `None`: what it held before.
+    pub load: Option<Vec<SeenToken>>,
 }
 
 /// A token of the sequence so far, for penalties.
@@ -63,12 +78,14 @@ pub struct SampleRow<'a> {
     pub params: &'a SampleParams,
 }
 
-/// What [`sample`] needs to work on a row, once per thread of the device.
+/// What [`sample`] needs: room to work on rows, and the slots of [`SeenTokens`].
 #[derive(Debug)]
 pub struct SampleWorkspace {
     /// One per thread on the CPU.
     scratch: Vec<Scratch>,
     vocab: usize,
+    /// u32 `[slots, V]`: 0 for a token that was not seen, else 1 more than the times it is in the output.
+    counts: Tensor,
     /// What a CUDA device is sent.
     packed: cuda::Packed,
 }
@@ -112,11 +129,12 @@ impl Scratch {
 }
 
 impl SampleWorkspace {
-    /// A workspace for rows of `vocab` logits in the memory of `to`. On the processor that is taken as it is written.
+    /// A workspace for rows of `vocab` logits, with `slots` slots, in the memory of `to`. On the processor that is taken
+    /// as it is written.
     ///
     /// # Errors
     /// When memory is short.
-    pub fn new(to: &Allocator<'_>, vocab: usize) -> Result<SampleWorkspace> {
+    pub fn new(to: &Allocator<'_>, vocab: usize, slots: usize) -> Result<SampleWorkspace> {
         let device = to.device();
         let refused = |()| KernelError::OutOfMemory { bytes: 24 * vocab, device: device.name().into() };
         let threads = match device {
@@ -126,13 +144,13 @@ impl SampleWorkspace {
         let all = (0..threads).map(|_| Scratch::new(vocab)).collect::<Result<Vec<_>, ()>>();
         let scratch = all.map_err(refused)?;
         to.add(scratch.iter().map(Scratch::bytes).sum::<usize>() as u64);
-        Ok(SampleWorkspace { scratch, vocab, packed: cuda::Packed::default() })
+        let counts = to.zeros([slots, vocab], DType::U32)?;
+        Ok(SampleWorkspace { scratch, vocab, counts, packed: cuda::Packed::default() })
     }
 }
 
 /// Bytes that [`sample`] keeps between its kernels on `device`, for up to `rows` rows at a time of sequences of up to
-/// `seen` tokens, whose lists have at most as many entries as the vocabulary. [`logprobs`](super::logprobs) of as many
-/// rows takes less.
+/// `seen` tokens. [`logprobs`](super::logprobs) of as many rows takes less.
 pub fn sample_scratch_bytes(device: &Device, rows: usize, vocab: usize, seen: usize) -> usize {
     match device {
         Device::Cpu(_) => 0,
@@ -144,7 +162,6 @@ pub fn sample_scratch_bytes(device: &Device, rows: usize, vocab: usize, seen: us
 ///
 /// - `out`: u32 `[R]`, an id per entry of `rows`
 /// - `logits`: f32 `[.., V]`
-/// - `drawn`: u32 `[D]`, what the step before drew
 ///
 /// A token is drawn by an exponential race, which is Gumbel-max in other words: the token with the smallest
 /// `-ln(u) / probability` wins, u uniform in 0..1 and keyed by (seed, position, token). So no probability needs to be
@@ -158,52 +175,65 @@ pub fn sample(
     device: &Device,
     out: ViewMut<'_>,
     logits: View<'_>,
-    drawn: View<'_>,
     rows: &[SampleRow<'_>],
     workspace: &mut SampleWorkspace,
 ) -> Result<()> {
     let check = Check("sample");
-    let ([count, vocab], [draws]) = (check.dims("logits", &logits)?, check.dims("drawn", &drawn)?);
-    check.dtype("drawn", &drawn, DType::U32)?;
+    let [count, vocab] = check.dims("logits", &logits)?;
     check.is("out", &out, [rows.len()], DType::U32)?;
     check.that(vocab == workspace.vocab, || {
         format!("{vocab} logits, the workspace is for {}", workspace.vocab)
     })?;
-    for SampleRow { row, params } in rows {
+    check_rows(&check, rows, count, workspace)?;
+    check.dtype("logits", &logits, DType::F32)?;
+    match device {
+        Device::Cpu(cpu) => cpu_sample(cpu, out.into_mut_slice()?, logits.as_slice()?, rows, workspace),
+        Device::Cuda(gpu) => cuda::sample(gpu, out, logits, rows, workspace),
+    }
+}
+
+fn check_rows(
+    check: &Check,
+    rows: &[SampleRow<'_>],
+    count: usize,
+    workspace: &SampleWorkspace,
+) -> Result<()> {
+    let (slots, vocab) = (workspace.counts.shape().dims()[0], workspace.vocab);
+    for (i, SampleRow { row, params }) in rows.iter().enumerate() {
         check.that(*row < count, || format!("row {row} of {count} rows of logits"))?;
+        let lists = [
+            ("logit biases", params.logit_bias.len(), MAX_BIASED_TOKENS),
+            ("suppressed tokens", params.suppressed.len(), MAX_SUPPRESSED),
+        ];
+        for (name, len, most) in lists {
+            check.that(len <= most, || format!("row {row}: {len} {name}, at most {most}"))?;
+        }
         let biased = params.logit_bias.iter().map(|&(id, _)| id);
-        let seen = params.seen.iter().map(|seen| seen.id);
-        let outside =
-            params.suppressed.iter().copied().chain(biased).chain(seen).find(|&id| id as usize >= vocab);
+        let loaded = params.seen.iter().filter_map(|seen| seen.load.as_ref()).flatten().map(|seen| seen.id);
+        let mut ids = params.suppressed.iter().copied().chain(biased).chain(loaded);
+        let outside = ids.find(|&id| id as usize >= vocab);
         check.that(outside.is_none(), || {
             format!("row {row}: token {} of {vocab}", outside.unwrap_or_default())
         })?;
-        check.that(params.pending.is_none_or(|number| (number as usize) < draws), || {
-            format!("row {row}: pending token {:?} of {draws}", params.pending)
-        })?;
+        let Some(slot) = params.slot() else { continue };
+        check.that(slot < slots, || format!("row {row}: slot {slot} of {slots}"))?;
+        let taken = rows[..i].iter().any(|other| other.params.slot() == Some(slot));
+        check.that(!taken, || format!("row {row}: slot {slot} is another row's too"))?;
     }
-    check.dtype("logits", &logits, DType::F32)?;
-    match device {
-        Device::Cpu(cpu) => {
-            let (logits, drawn) = (logits.as_slice()?, drawn.as_slice()?);
-            cpu_sample(cpu, out.into_mut_slice()?, logits, drawn, rows, workspace);
-            Ok(())
-        }
-        Device::Cuda(gpu) => cuda::sample(gpu, out, logits, drawn, rows, &mut workspace.packed),
-    }
+    Ok(())
 }
 
 fn cpu_sample(
     cpu: &CpuDevice,
     out: &mut [u32],
     logits: &[f32],
-    drawn: &[u32],
     rows: &[SampleRow<'_>],
     workspace: &mut SampleWorkspace,
-) {
-    let vocab = workspace.vocab;
-    let threads = workspace.scratch.len().min(rows.len());
-    let (results, scratch) = (Parts::new(out), Parts::new(&mut workspace.scratch));
+) -> Result<()> {
+    let SampleWorkspace { scratch, vocab, counts, .. } = workspace;
+    let (vocab, threads) = (*vocab, scratch.len().min(rows.len()));
+    let (results, scratch, counts) =
+        (Parts::new(out), Parts::new(scratch), Parts::new(counts.as_mut_slice()?));
     cpu.pool.run(threads, |thread| {
         // SAFETY: each task has its own scratch.
         let scratch = unsafe { &mut scratch.get(thread..thread + 1)[0] };
@@ -212,10 +242,12 @@ fn cpu_sample(
             // SAFETY: each row is handled by one task.
             let out = unsafe { &mut results.get(i..i + 1)[0] };
             let logits = &logits[row * vocab..(row + 1) * vocab];
-            let pending = params.pending.map(|number| drawn[number as usize]);
-            cpu.isa.run(Draw { logits, params, pending, scratch, out });
+            // SAFETY: no two rows have the same slot.
+            let counts = params.slot().map(|slot| unsafe { counts.get(slot * vocab..(slot + 1) * vocab) });
+            cpu.isa.run(Draw { logits, params, counts, scratch, out });
         }
     });
+    Ok(())
 }
 
 /// Stands for the token of a row that leaves none to draw: a logit is NaN or infinite, or all are suppressed.
@@ -224,8 +256,8 @@ pub const NO_TOKEN: u32 = u32::MAX;
 struct Draw<'a> {
     logits: &'a [f32],
     params: &'a SampleParams,
-    /// See [`SampleParams::pending`].
-    pending: Option<u32>,
+    /// `[V]` of the row's slot; see [`SampleWorkspace`].
+    counts: Option<&'a mut [u32]>,
     scratch: &'a mut Scratch,
     out: &'a mut u32,
 }
@@ -233,9 +265,9 @@ struct Draw<'a> {
 impl Kernel for Draw<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Draw { logits, params, pending, scratch, out } = self;
+        let Draw { logits, params, mut counts, scratch, out } = self;
         scratch.logits.copy_from_slice(logits);
-        params.adjust(&mut scratch.logits, pending);
+        params.adjust(&mut scratch.logits, counts.as_deref_mut());
         *out = match largest(s, &scratch.logits) {
             None => NO_TOKEN,
             Some((id, _)) if params.temperature == 0.0 => id,
@@ -244,47 +276,20 @@ impl Kernel for Draw<'_> {
                 params.draw(scratch, sum)
             }
         };
+        if let Some(count) = counts.and_then(|counts| counts.get_mut(*out as usize)) {
+            *count = (*count).max(1) + 1;
+        }
     }
 }
 
 impl SampleParams {
-    /// Tokens seen so far matter.
-    fn penalizes(&self) -> bool {
-        self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    fn slot(&self) -> Option<usize> {
+        self.seen.as_ref().map(|seen| seen.slot as usize)
     }
 
     /// The smallest logit that min-p leaves, relative to the largest and divided by the temperature.
     fn least(&self) -> f32 {
         if self.min_p > 0.0 { self.min_p.ln() } else { f32::MIN }
-    }
-
-    /// Applies penalties, bias and suppression. `pending` is one more output token.
-    fn adjust(&self, logits: &mut [f32], pending: Option<u32>) {
-        if self.penalizes() {
-            for seen in &self.seen {
-                let count = seen.output_count + u32::from(pending == Some(seen.id));
-                self.penalize(&mut logits[seen.id as usize], count);
-            }
-            let is_new = |id: &u32| *id != NO_TOKEN && self.seen.iter().all(|seen| seen.id != *id);
-            if let Some(id) = pending.filter(is_new) {
-                self.penalize(&mut logits[id as usize], 1);
-            }
-        }
-        for &(id, bias) in &self.logit_bias {
-            logits[id as usize] += bias;
-        }
-        for &id in &self.suppressed {
-            logits[id as usize] = f32::NEG_INFINITY;
-        }
-    }
-
-    /// Penalises a token that was seen, and so many times in the output.
-    fn penalize(&self, logit: &mut f32, output_count: u32) {
-        let factor = self.repetition_penalty;
-        *logit = if *logit > 0.0 { *logit / factor } else { *logit * factor };
-        if output_count > 0 {
-            *logit -= self.frequency_penalty * output_count as f32 + self.presence_penalty;
-        }
     }
 
     /// Draws a token from weights that add up to `sum`.

@@ -40,32 +40,44 @@ pub struct ModelOptions {
     pub load_format: LoadFormat,
     /// The longest sequence in tokens; `None` is the model's own context, or what the KV cache holds if that is less.
     pub max_model_len: Option<usize>,
-    /// Bytes for the KV cache; `None` is what `max_sequences` of the longest sequences need, on the processor at most
-    /// half of the memory that everything else leaves.
+    /// Bytes for the KV cache; `None` is what `max_sequences` of the longest sequences need. The processor's memory is
+    /// others' too: at most half of what everything else leaves, and unless `max_model_len` is given, no more than one
+    /// of the longest sequences needs, or [`USUAL_TOKENS`] for each of `max_sequences`, if that is more.
     pub kv_cache_bytes: Option<usize>,
-    /// Most rows of one step.
-    pub max_batch_tokens: usize,
-    /// Most sequences of one step, in block tables of the longest; and how many the KV cache is sized for, when its size
-    /// is not given.
+    /// Most rows of one step; `None` is what suits the device: [`ModelOptions::max_rows`].
+    pub max_batch_tokens: Option<usize>,
+    /// Most sequences of one step: slots for those with penalties, block tables of the longest, and a KV cache for so
+    /// many, when its size is not given.
     pub max_sequences: usize,
     /// On a GPU, record the launches of decode steps and run them as one. Logits are the same bits either way.
     pub record_steps: bool,
 }
 
 impl ModelOptions {
-    /// Weights from files, memory chosen from what is free, steps of 2048 rows, 64 sequences.
+    /// Weights from files, memory chosen from what is free, steps that suit the device, 64 sequences.
     pub fn new(device: Device) -> ModelOptions {
         ModelOptions {
             device,
             load_format: LoadFormat::Auto,
             max_model_len: None,
             kv_cache_bytes: None,
-            max_batch_tokens: 2048,
+            max_batch_tokens: None,
             max_sequences: 64,
             record_steps: true,
         }
     }
+
+    /// Most rows of one step. Products with a weight gain little beyond the default; a decode waits for the whole step.
+    pub fn max_rows(&self) -> usize {
+        self.max_batch_tokens.unwrap_or(match self.device {
+            Device::Cpu(_) => 512,
+            Device::Cuda(_) => 2048,
+        })
+    }
 }
+
+/// Tokens for which each sequence has room in the KV cache on the processor, when nothing else is said.
+pub const USUAL_TOKENS: usize = 512;
 
 /// Most rows that a step may be planned for.
 const MAX_BATCH_TOKENS: usize = 1 << 16;
@@ -121,7 +133,7 @@ struct Planned {
 
 impl Planned {
     fn new(source: &ModelSource, options: &ModelOptions) -> Result<Planned, LoadError> {
-        let (device, max_rows) = (&options.device, options.max_batch_tokens);
+        let (device, max_rows) = (&options.device, options.max_rows());
         if !(1..=MAX_BATCH_TOKENS).contains(&max_rows) {
             let message = format!("expected 1 to {MAX_BATCH_TOKENS}, found {max_rows}");
             return Err(LoadError::Option { option: "max_batch_tokens", message });
@@ -132,7 +144,7 @@ impl Planned {
         let spec = &family.spec;
         let ends = EndTokens::read(source, &config, spec.vocab_size)?;
         let sampler = Allocator::planning(device);
-        Sampler::new(&sampler, spec.vocab_size, max_rows)?;
+        Sampler::new(&sampler, spec.vocab_size, max_rows, options.max_sequences)?;
         let mut planner = Planner {
             spec,
             options,
@@ -170,7 +182,7 @@ impl Planned {
         options: &ModelOptions,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Model, LoadError> {
-        let (device, max_rows, plan) = (&options.device, options.max_batch_tokens, &self.plan);
+        let (device, max_rows, plan) = (&options.device, options.max_rows(), &self.plan);
         if let Device::Cuda(gpu) = device {
             gpu.plan_scratch(self.scratch_bytes)?;
             gpu.reserve((plan.taken() - plan.scratch) as usize)?;
@@ -182,6 +194,7 @@ impl Planned {
         let inputs = InputBuffer::new(&to, max_rows, table_entries)?;
         let limits = BatchLimits {
             max_rows,
+            max_sequences: options.max_sequences,
             vocab_size: spec.vocab_size,
             max_model_len: plan.max_model_len,
             num_blocks: plan.num_kv_blocks,
@@ -190,7 +203,7 @@ impl Planned {
         let mut info = ModelInfo::new(name, &spec, weights.dtype(), options, plan, self.ends);
         info.ignored_tensors = self.ignored_tensors;
         let recorded = RecordedSteps::new(max_rows, table_entries, plan.num_kv_blocks as u32);
-        let sampler = Sampler::new(&to, spec.vocab_size, max_rows)?;
+        let sampler = Sampler::new(&to, spec.vocab_size, max_rows, options.max_sequences)?;
         let decoder = Decoder::new(&to, spec, weights, plan, max_rows)?;
         Ok(Model {
             device: device.clone(),

@@ -9,6 +9,7 @@ use crate::{
     inputs::InputBuffer,
     kv_cache::{BLOCK_SIZE, KvBlocks},
     memory::Memory,
+    model::USUAL_TOKENS,
     position_tables::PositionTables,
     recorded::SPARE_BLOCKS,
     workspace::{LOGIT_ROWS, Workspace},
@@ -36,10 +37,9 @@ pub(crate) struct Planner<'a> {
 impl Planner<'_> {
     /// The plan for the longest sequences and the most of them.
     ///
-    /// The KV cache gets what the options say; else what `max_sequences` of the longest sequences need, but on the
-    /// processor at most half of what is free, since others use its memory too. It must hold one longest sequence, so
-    /// that a sequence alone can always go on: a context that the options ask for and that does not fit is refused, the
-    /// model's own is shortened to what fits.
+    /// The KV cache gets what the options say. It must hold one longest sequence, so that a sequence alone can always go
+    /// on: a context that the options ask for and that does not fit is refused, the model's own is shortened to what
+    /// fits.
     ///
     /// # Errors
     /// When an option contradicts the model or the memory; how much is missing and what would fit.
@@ -56,7 +56,7 @@ impl Planner<'_> {
         if len < wanted && self.options.max_model_len.is_some() {
             return Err(self.refuse_context(&fixed, wanted, len)?);
         }
-        let most = len.div_ceil(BLOCK_SIZE).saturating_mul(self.sequences()).min(MOST_BLOCKS);
+        let most = self.wanted_blocks(len).min(MOST_BLOCKS);
         let blocks = largest(most, |blocks| Ok(self.sized(&fixed, len, blocks)?.fits()))?;
         self.sized(&fixed, len, blocks)
     }
@@ -94,6 +94,18 @@ impl Planner<'_> {
         if self.weights <= self.memory.free { Ok(()) } else { Err(self.refuse_model()?) }
     }
 
+    /// KV blocks for sequences of up to `len` tokens, where there is memory for them.
+    fn wanted_blocks(&self, len: usize) -> usize {
+        let blocks = |tokens: usize| tokens.div_ceil(BLOCK_SIZE);
+        match (&self.options.device, self.options.max_model_len) {
+            (Device::Cpu(_), None) => {
+                let each = blocks(len.min(USUAL_TOKENS));
+                blocks(len).max(each.saturating_mul(self.sequences()))
+            }
+            _ => blocks(len).saturating_mul(self.sequences()),
+        }
+    }
+
     fn sequences(&self) -> usize {
         self.options.max_sequences.max(1)
     }
@@ -102,7 +114,7 @@ impl Planner<'_> {
     /// largest step.
     fn fixed(&self) -> Result<MemoryPlan, LoadError> {
         let workspace = Allocator::planning(&self.options.device);
-        Workspace::new(&workspace, self.spec, self.compute, self.options.max_batch_tokens)?;
+        Workspace::new(&workspace, self.spec, self.compute, self.options.max_rows())?;
         Ok(MemoryPlan {
             total: self.memory.total,
             free: self.memory.free,
@@ -119,7 +131,7 @@ impl Planner<'_> {
         let device = &self.options.device;
         let (tables, inputs) = (Allocator::planning(device), Allocator::planning(device));
         PositionTables::new(&tables, self.spec, len)?;
-        InputBuffer::new(&inputs, self.options.max_batch_tokens, table_entries(self.options, len))?;
+        InputBuffer::new(&inputs, self.options.max_rows(), table_entries(self.options, len))?;
         let kv_cache = self.kv_bytes(blocks)?;
         let kept_free = match (device, self.options.kv_cache_bytes) {
             (Device::Cpu(_), None) => kv_cache,
@@ -152,7 +164,7 @@ impl Planner<'_> {
 
     /// The most that an op keeps between its kernels, with contexts of up to `len` tokens.
     pub fn scratch_bytes(&self, len: usize) -> usize {
-        let rows = self.options.max_batch_tokens;
+        let rows = self.options.max_rows();
         let attention = |layer: &LayerSpec| {
             let AttentionSpec { num_heads, head_dim, latent_kv, .. } = layer.attention;
             match latent_kv {
@@ -180,11 +192,11 @@ impl Planner<'_> {
             planner.sized(&fixed, BLOCK_SIZE, 1)
         };
         let fewer = |rows: &usize| {
-            let options = ModelOptions { max_batch_tokens: *rows, ..self.options.clone() };
+            let options = ModelOptions { max_batch_tokens: Some(*rows), ..self.options.clone() };
             least(&Planner { options: &options, ..*self }).is_ok_and(|plan| plan.fits())
         };
         let least = least(self)?;
-        let halves = std::iter::successors(Some(self.options.max_batch_tokens / 2), |rows| Some(rows / 2));
+        let halves = std::iter::successors(Some(self.options.max_rows() / 2), |rows| Some(rows / 2));
         let remedy = match halves.take_while(|rows| *rows > 0).find(fewer) {
             Some(rows) => format!("no context fits beside its activations; max_batch_tokens of {rows} fits"),
             None => "no context fits, however short; choose a smaller model".into(),

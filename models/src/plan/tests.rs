@@ -16,22 +16,17 @@ fn spec() -> DecoderSpec {
 }
 
 fn options() -> ModelOptions {
-    ModelOptions { max_sequences: 3, max_batch_tokens: 64, ..ModelOptions::new(Device::cpu(None)) }
+    ModelOptions { max_sequences: 3, max_batch_tokens: Some(64), ..ModelOptions::new(Device::cpu(None)) }
+}
+
+fn planner<'a>(spec: &'a DecoderSpec, options: &'a ModelOptions, memory: Memory) -> Planner<'a> {
+    Planner { spec, options, compute: DType::BF16, memory, weights: 1000, linear_scratch: 0, sampler: 24 }
 }
 
 /// The plan where `free` bytes are free.
 fn plan_of(options: &ModelOptions, free: u64) -> Result<MemoryPlan, LoadError> {
-    let memory = Memory { total: None, free, driver: 0 };
     let spec = spec();
-    let planner = Planner {
-        spec: &spec,
-        options,
-        compute: DType::BF16,
-        memory,
-        weights: 1000,
-        linear_scratch: 0,
-        sampler: 24,
-    };
+    let planner = planner(&spec, options, Memory { total: None, free, driver: 0 });
     planner.check_weights()?;
     planner.plan()
 }
@@ -59,6 +54,22 @@ fn takes_what_all_sequences_need() {
     // cos and sin of 4 angles; 7 numbers per row and one more, and 7 KV blocks for each of 3 sequences, in lines of 32.
     assert_eq!((plan.position_tables, plan.inputs), (100 * 4 * 4 * 2, 4 * (7 * 64 + 32 + 32)));
     assert_eq!((plan.scratch, plan.spare_kv_blocks), (0, 0), "those of GPUs");
+}
+
+/// Unless a context is asked for, the processor's memory is not taken for more than one longest sequence, or a usual
+/// length of all.
+#[test]
+fn takes_what_is_usual_on_the_processor() {
+    let spec = DecoderSpec { max_position_embeddings: 40_000, ..spec() };
+    let blocks = |max_sequences, max_model_len| {
+        let options = ModelOptions { max_sequences, max_model_len, ..options() };
+        let memory = Memory { total: None, free: 1 << 40, driver: 0 };
+        let planner = planner(&spec, &options, memory);
+        context_and_blocks(planner.plan())
+    };
+    assert_eq!(blocks(64, None), (40_000, 2500), "one of the longest");
+    assert_eq!(blocks(200, None), (40_000, 200 * 32), "512 tokens of each");
+    assert_eq!(blocks(64, Some(4096)), (4096, 64 * 256), "all that was asked for");
 }
 
 /// On the processor the KV cache takes no more than is left to others.

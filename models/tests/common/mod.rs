@@ -39,7 +39,7 @@ pub fn copy_of(name: &str) -> TempDir {
 /// Options for small models.
 pub fn options(threads: usize) -> ModelOptions {
     ModelOptions {
-        max_batch_tokens: MAX_ROWS,
+        max_batch_tokens: Some(MAX_ROWS),
         kv_cache_bytes: Some(4 << 20),
         ..ModelOptions::new(Device::cpu(NonZeroUsize::new(threads)))
     }
@@ -255,10 +255,9 @@ pub fn greedy_params() -> SampleParams {
         presence_penalty: 0.0,
         frequency_penalty: 0.0,
         repetition_penalty: 1.0,
-        logit_bias: Vec::new(),
-        suppressed: Vec::new(),
-        seen: Vec::new(),
-        pending: None,
+        logit_bias: [].into(),
+        suppressed: [].into(),
+        seen: None,
         seed: 0,
         position: 0,
     }

@@ -32,13 +32,13 @@ pub struct ModelArgs {
     /// Most tokens of one sequence, prompt and output [default: as many as the model can]
     #[arg(long, env = "MOSU_MAX_MODEL_LEN", value_name = "TOKENS", value_parser = parse_count)]
     pub max_model_len: Option<usize>,
-    /// Memory for the KV cache, as 2GiB, 512MB or bytes [default: from the free memory]
+    /// Memory for the KV cache, as 2GiB, 512MB or bytes [default: on a GPU for --max-sequences of the longest sequences;
+    /// on the CPU for one of the longest, or 512 tokens of each, and at most half of the free memory]
     #[arg(long, env = "MOSU_KV_CACHE_MEMORY", value_name = "SIZE", value_parser = parse_bytes)]
     pub kv_cache_memory: Option<usize>,
-    /// Most tokens computed in one step
-    #[arg(long, env = "MOSU_MAX_BATCH_TOKENS", value_name = "TOKENS", value_parser = parse_count,
-        default_value_t = EngineOptions::default().max_batch_tokens)]
-    pub max_batch_tokens: usize,
+    /// Most tokens computed in one step [default: 512 on the CPU, 2048 on a GPU]
+    #[arg(long, env = "MOSU_MAX_BATCH_TOKENS", value_name = "TOKENS", value_parser = parse_count)]
+    pub max_batch_tokens: Option<usize>,
     /// Most sequences that run at once
     #[arg(long, env = "MOSU_MAX_SEQUENCES", value_name = "N", value_parser = parse_count,
         default_value_t = EngineOptions::default().max_sequences)]

@@ -1,6 +1,6 @@
 //! The launch of `sample`: parameters go to the device in one copy.
 
-use super::{NO_TOKEN, SampleParams, SampleRow, race};
+use super::{MAX_BIASED_TOKENS, MAX_SUPPRESSED, SampleParams, SampleRow, SampleWorkspace, race};
 use crate::{
     CudaDevice, Result, View, ViewMut,
     cuda::{Args, Grid},
@@ -16,15 +16,16 @@ struct Row {
     key: u64,
     row: u32,
     top_k: u32,
+    /// Its slot, or [`NO_SLOT`].
+    slot: u32,
+    /// 1 when the slot is loaded with the list that follows, else 0.
+    loads: u32,
     seen: u32,
     seen_count: u32,
     bias: u32,
     bias_count: u32,
     suppressed: u32,
     suppressed_count: u32,
-    /// Its number among the drawn tokens, or [`NO_TOKEN`].
-    pending: u32,
-    padding: u32,
     temperature: f32,
     top_p: f32,
     least: f32,
@@ -32,6 +33,9 @@ struct Row {
     presence_penalty: f32,
     frequency_penalty: f32,
 }
+
+/// Stands for the slot of a row that needs none.
+const NO_SLOT: u32 = u32::MAX;
 
 /// Parameters as the kernel reads them, kept from step to step.
 #[derive(Debug, Default)]
@@ -62,7 +66,8 @@ impl Packed {
 
     /// A row's parameters; its lists are appended to the words, counted from `first`.
     fn row(&mut self, row: usize, params: &SampleParams, first: usize) -> Row {
-        let seen = if params.penalizes() { &params.seen[..] } else { &[] };
+        let load = params.seen.as_ref().and_then(|seen| seen.load.as_deref());
+        let seen = load.unwrap_or_default();
         let mut list = |words: &mut dyn Iterator<Item = u32>| {
             let start = self.words.len() - first;
             self.words.extend(words);
@@ -72,14 +77,14 @@ impl Packed {
             key: race::key(params.seed, params.position),
             row: row as u32,
             top_k: params.top_k,
+            slot: params.seen.as_ref().map_or(NO_SLOT, |seen| seen.slot),
+            loads: load.is_some().into(),
             seen: list(&mut seen.iter().flat_map(|seen| [seen.id, seen.output_count])),
             seen_count: seen.len() as u32,
             bias: list(&mut params.logit_bias.iter().flat_map(|&(id, bias)| [id, bias.to_bits()])),
             bias_count: params.logit_bias.len() as u32,
             suppressed: list(&mut params.suppressed.iter().copied()),
             suppressed_count: params.suppressed.len() as u32,
-            pending: params.pending.filter(|_| params.penalizes()).unwrap_or(NO_TOKEN),
-            padding: 0,
             temperature: params.temperature,
             top_p: params.top_p,
             least: params.least(),
@@ -92,14 +97,14 @@ impl Packed {
 
 impl Row {
     fn adjusts(&self) -> bool {
-        self.seen_count + self.bias_count + self.suppressed_count > 0 || self.pending != NO_TOKEN
+        self.bias_count + self.suppressed_count > 0 || self.slot != NO_SLOT
     }
 }
 
 /// See [`sample_scratch_bytes`](super::sample_scratch_bytes).
 pub(super) fn scratch_bytes(gpu: &CudaDevice, rows: usize, vocab: usize, seen: usize) -> usize {
     let entries = |lists: [usize; 3]| lists.iter().sum::<usize>() * size_of::<u32>();
-    let lists = entries([2 * seen.min(vocab), 2 * vocab, vocab]);
+    let lists = entries([2 * seen.min(vocab), 2 * MAX_BIASED_TOKENS, MAX_SUPPRESSED]);
     let parameters = rows * (size_of::<Row>() + lists);
     let adjusted = rows.min(gpu.multiprocessors() as usize) * vocab * size_of::<f32>();
     parameters.next_multiple_of(ADJUSTED_ALIGNMENT) + adjusted
@@ -109,10 +114,10 @@ pub(super) fn sample(
     gpu: &CudaDevice,
     mut out: ViewMut<'_>,
     logits: View<'_>,
-    drawn: View<'_>,
     rows: &[SampleRow<'_>],
-    packed: &mut Packed,
+    workspace: &mut SampleWorkspace,
 ) -> Result<()> {
+    let SampleWorkspace { packed, counts, .. } = workspace;
     packed.pack(rows);
     let vocab = logits.shape().row_elements();
     let blocks = rows.len().min(gpu.multiprocessors() as usize);
@@ -123,7 +128,11 @@ pub(super) fn sample(
     let scratch = gpu.scratch(adjusted_at + 4 * adjusted)?;
     gpu.write(scratch, bytemuck::cast_slice(&packed.words))?;
     let mut args = Args::new();
-    args.write(&mut out).read(&logits).read(&drawn).pointer(scratch).pointer(scratch.offset(lists_at));
+    args.write(&mut out)
+        .read(&logits)
+        .write(&mut counts.view_mut()?)
+        .pointer(scratch)
+        .pointer(scratch.offset(lists_at));
     args.pointer(scratch.offset(adjusted_at)).u32(vocab as u32).u32(rows.len() as u32);
     let threads = if vocab > 4096 { 512 } else { 128 };
     gpu.launch("sample_f32", Grid { blocks: [blocks as u32, 1, 1], threads, shared_bytes: 0 }, &args)

@@ -12,22 +12,35 @@ fn params() -> SampleParams {
         presence_penalty: 0.0,
         frequency_penalty: 0.0,
         repetition_penalty: 1.0,
-        logit_bias: vec![],
-        suppressed: vec![],
-        seen: vec![],
-        pending: None,
+        logit_bias: [].into(),
+        suppressed: [].into(),
+        seen: None,
         seed: 1,
         position: 0,
     }
 }
 
 fn run(device: &Device, vocab: usize, logits: &[f32], rows: &[SampleRow<'_>]) -> Result<Vec<u32>> {
+    let slots = rows.len().max(3);
+    run_in(&mut SampleWorkspace::new(&Allocator::new(device), vocab, slots)?, device, logits, rows)
+}
+
+fn run_in(
+    workspace: &mut SampleWorkspace,
+    device: &Device,
+    logits: &[f32],
+    rows: &[SampleRow<'_>],
+) -> Result<Vec<u32>> {
     let mut out = Tensor::zeros_on(device, [rows.len()], DType::U32)?;
-    let mut workspace = SampleWorkspace::new(&Allocator::new(device), vocab)?;
-    let logits = upload(device, [logits.len() / vocab, vocab], logits);
-    let drawn = upload(device, [3], &[0u32, 2, NO_TOKEN]);
-    sample(device, out.view_mut()?, logits.view(), drawn.view(), rows, &mut workspace)?;
+    let logits = upload(device, [logits.len() / workspace.vocab, workspace.vocab], logits);
+    sample(device, out.view_mut()?, logits.view(), rows, workspace)?;
     out.to_vec(device)
+}
+
+/// Loads a slot with tokens and how often each is in the output.
+fn seen(slot: u32, tokens: &[(u32, u32)]) -> Option<SeenTokens> {
+    let load = tokens.iter().map(|&(id, output_count)| SeenToken { id, output_count }).collect();
+    Some(SeenTokens { slot, load: Some(load) })
 }
 
 /// `n` draws from one row of logits, at positions 0 to n - 1.
@@ -75,10 +88,10 @@ fn penalties_bias_and_suppression() {
     let logits = [3.0, 2.5, -1.0, 1.0];
     let greedy = SampleParams { temperature: 0.0, ..params() };
     let token = |params: &SampleParams| draws(&logits, params, 1)[0];
-    let seen = |id, output_count| vec![SeenToken { id, output_count }];
+    let seen = |id, output_count| seen(0, &[(id, output_count)]);
     assert_eq!(token(&greedy), 0);
-    assert_eq!(token(&SampleParams { suppressed: vec![0, 1], ..greedy.clone() }), 3);
-    assert_eq!(token(&SampleParams { logit_bias: vec![(2, 5.0)], ..greedy.clone() }), 2);
+    assert_eq!(token(&SampleParams { suppressed: [0, 1].into(), ..greedy.clone() }), 3);
+    assert_eq!(token(&SampleParams { logit_bias: [(2, 5.0)].into(), ..greedy.clone() }), 2);
     // 3 / 1.3 < 2.5, 3 / 1.1 > 2.5, for prompt tokens too.
     assert_eq!(token(&SampleParams { repetition_penalty: 1.3, seen: seen(0, 0), ..greedy.clone() }), 1);
     assert_eq!(token(&SampleParams { repetition_penalty: 1.1, seen: seen(0, 1), ..greedy.clone() }), 0);
@@ -92,37 +105,51 @@ fn penalties_bias_and_suppression() {
     assert_eq!(draws(&[-1.0, -1.5], &negative, 1), [1]);
 }
 
+/// Three sequences in slots that are loaded once draw what they draw when their tokens are told each time.
 #[test]
-fn a_pending_token_counts_like_one_that_is_known() {
-    let logits = [3.0, 2.5, 2.9, 1.0];
-    let penalised =
-        SampleParams { temperature: 0.0, presence_penalty: 0.3, frequency_penalty: 0.2, ..params() };
-    let seen =
-        |list: &[(u32, u32)]| list.iter().map(|&(id, output_count)| SeenToken { id, output_count }).collect();
-    // Tokens 0 and 2 are pending, then none that could be drawn.
-    type Seen = &'static [(u32, u32)];
-    let cases: [(u32, Seen, Seen); 5] = [
-        (0, &[], &[(0, 1)]),
-        (0, &[(2, 1), (0, 0)], &[(2, 1), (0, 1)]),
-        (1, &[(0, 1), (2, 2)], &[(0, 1), (2, 3)]),
-        (1, &[(0, 3)], &[(0, 3), (2, 1)]),
-        (2, &[(0, 3)], &[(0, 3)]),
-    ];
+fn slots_count_what_is_drawn() {
+    let (vocab, mut random) = (70, Random::new(21));
+    let all = [0.0, 1.0, 1.0].map(|temperature| SampleParams {
+        temperature,
+        presence_penalty: 0.7,
+        frequency_penalty: 0.4,
+        repetition_penalty: 1.2,
+        ..params()
+    });
     for device in every_device() {
-        for (pending, before, after) in cases {
-            for repetition_penalty in [1.0, 1.2] {
-                let penalised = SampleParams { repetition_penalty, ..penalised.clone() };
-                let pending =
-                    SampleParams { seen: seen(before), pending: Some(pending), ..penalised.clone() };
-                let known = SampleParams { seen: seen(after), ..penalised };
-                let rows = [&pending, &known].map(|params| SampleRow { row: 0, params });
-                let found = run(&device, 4, &logits, &rows).unwrap();
-                assert_eq!(found[0], found[1], "{pending:?}");
+        let new = || SampleWorkspace::new(&Allocator::new(&device), vocab, 3).unwrap();
+        let (mut counting, mut told) = (new(), new());
+        let mut tokens: [Vec<(u32, u32)>; 3] = [vec![], vec![(3, 0), (9, 2)], vec![(69, 1)]];
+        for round in 0..24u64 {
+            let mut logits = random.floats(3 * vocab, 2.0);
+            if round == 5 {
+                logits[vocab] = f32::NAN; // nothing can be drawn, nor is counted
+            }
+            if round == 12 {
+                tokens[2] = vec![(1, 0)]; // another sequence gets the slot
+            }
+            let draw = |workspace: &mut SampleWorkspace, loads: [bool; 3]| {
+                let params = [0, 1, 2].map(|i| {
+                    // Slots are not in the order of rows.
+                    let seen = seen(2 - i as u32, &tokens[i]);
+                    let load = seen.as_ref().and_then(|seen| seen.load.clone()).filter(|_| loads[i]);
+                    let seen = seen.map(|seen| SeenTokens { load, ..seen });
+                    SampleParams { position: round, seed: i as u64, seen, ..all[i].clone() }
+                });
+                let rows = [0, 1, 2].map(|row| SampleRow { row, params: &params[row] });
+                run_in(workspace, &device, &logits, &rows).unwrap()
+            };
+            let expected = draw(&mut told, [true; 3]);
+            let first = round == 0;
+            assert_eq!(draw(&mut counting, [first, first, first || round == 12]), expected, "{round}");
+            for (tokens, &id) in tokens.iter_mut().zip(&expected).filter(|(_, id)| **id != NO_TOKEN) {
+                match tokens.iter_mut().find(|(token, _)| *token == id) {
+                    Some((_, count)) => *count += 1,
+                    None => tokens.push((id, 1)),
+                }
             }
         }
-        let unknown = SampleParams { pending: Some(3), ..params() };
-        let error = run(&device, 4, &logits, &[SampleRow { row: 0, params: &unknown }]).unwrap_err();
-        assert!(error.to_string().contains("pending token Some(3) of 3"), "{error}");
+        assert!(tokens[0].len() > 3 && tokens.iter().flatten().any(|(_, count)| *count > 1));
     }
 }
 
@@ -224,7 +251,7 @@ fn a_row_does_not_depend_on_its_place() {
             top_k: [0, 5, 50][i % 3],
             top_p: [1.0, 0.8][i % 2],
             seed: i as u64,
-            suppressed: vec![i as u32],
+            suppressed: [i as u32].into(),
             ..params()
         })
         .collect();
@@ -282,13 +309,28 @@ fn tokens_outside_the_vocabulary_are_named() {
     let message = |params: SampleParams| {
         run(device, 4, &[0.0; 4], &[SampleRow { row: 0, params: &params }]).unwrap_err().to_string()
     };
-    assert_eq!(message(SampleParams { suppressed: vec![4], ..params() }), "sample: row 0: token 4 of 4");
+    let suppressed = |ids: &[u32]| SampleParams { suppressed: ids.into(), ..params() };
+    let biased = |entries: &[(u32, f32)]| SampleParams { logit_bias: entries.into(), ..params() };
+    assert_eq!(message(suppressed(&[4])), "sample: row 0: token 4 of 4");
+    assert_eq!(message(biased(&[(9, 1.0)])), "sample: row 0: token 9 of 4");
     assert_eq!(
-        message(SampleParams { logit_bias: vec![(9, 1.0)], ..params() }),
-        "sample: row 0: token 9 of 4"
+        message(suppressed(&[0; MAX_SUPPRESSED + 1])),
+        "sample: row 0: 2049 suppressed tokens, at most 2048"
     );
-    let seen = vec![SeenToken { id: 5, output_count: 1 }];
-    assert_eq!(message(SampleParams { seen, ..params() }), "sample: row 0: token 5 of 4");
+    assert_eq!(
+        message(biased(&[(0, 1.0); MAX_BIASED_TOKENS + 1])),
+        "sample: row 0: 1025 logit biases, at most 1024"
+    );
+    assert_eq!(message(SampleParams { seen: seen(0, &[(5, 1)]), ..params() }), "sample: row 0: token 5 of 4");
+    assert_eq!(message(SampleParams { seen: seen(3, &[]), ..params() }), "sample: row 0: slot 3 of 3");
+    let same = SampleParams { seen: seen(2, &[]), ..params() };
+    let rows = [SampleRow { row: 0, params: &same }; 2];
+    let error = run(device, 4, &[0.0; 4], &rows).unwrap_err().to_string();
+    assert_eq!(error, "sample: row 0: slot 2 is another row's too");
+}
+
+fn some_tokens(count: u32) -> Vec<(u32, u32)> {
+    (0..count).map(|j| (29 - 2 * j, j % 3)).collect()
 }
 
 #[test]
@@ -312,8 +354,7 @@ fn equal_logits_draw_equal_tokens_on_every_device() {
                 frequency_penalty: [0.0, 0.1][i / 5 % 2],
                 logit_bias: (0..i as u32 % 5).map(|j| (j * 3 % 30, 1.5 - j as f32)).collect(),
                 suppressed: (0..i as u32 % 7).collect(),
-                seen: (0..i as u32 % 11).map(|j| SeenToken { id: 29 - 2 * j, output_count: j % 3 }).collect(),
-                pending: (i % 3 == 0).then_some(i as u32 % 2),
+                seen: if i % 4 == 3 { None } else { seen(i as u32, &some_tokens(i as u32 % 11)) },
                 seed: i as u64,
                 position: 7 * i as u64,
             })

@@ -140,7 +140,7 @@ fn measure_all(engine: &Engine, args: &BenchArgs) -> Result<Report, Failure> {
             output_tokens: args.output_tokens,
             repeat: args.repeat,
             seed: args.seed,
-            max_batch_tokens: args.model.max_batch_tokens,
+            max_batch_tokens: engine.model_info().max_batch_tokens,
             prefix_cache: !args.model.no_prefix_cache,
         },
         preemptions: engine.stats().preemptions,
