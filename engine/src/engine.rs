@@ -105,6 +105,7 @@ impl Engine {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Engine, LoadError> {
         let model_options = options.check()?;
+        options.source.check()?;
         let tokenizer = Arc::new(options.load_tokenizer()?);
         let chat_template = ChatTemplate::load(&options.source)?;
         let model = Model::load(&options.source, &model_options, progress)?;

@@ -23,6 +23,7 @@ mod memory;
 mod model;
 mod plan;
 mod position_tables;
+mod python_json;
 mod recorded;
 mod rope;
 mod safetensors_header;

@@ -2,14 +2,15 @@
 
 use std::{
     borrow::Cow,
+    ffi::OsStr,
     fs::{self, File},
-    io::{self, Read},
+    io::{self, Read, Seek},
     path::{Path, PathBuf},
 };
 
 use serde_json::Value;
 
-use crate::{LoadError, demo};
+use crate::{LoadError, demo, python_json};
 
 /// Which model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,32 @@ impl ModelSource {
                 let full = dir.canonicalize().unwrap_or_else(|_| dir.clone());
                 full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
             }
+        }
+    }
+
+    /// Fails unless it is a directory.
+    ///
+    /// # Errors
+    /// Says what would be right: most often the directory around a file.
+    pub fn check(&self) -> Result<(), LoadError> {
+        let ModelSource::Directory(path) = self else { return Ok(()) };
+        if path.is_dir() {
+            return Ok(());
+        }
+        let files = "config.json, tokenizer.json and *.safetensors, as on the Hugging Face hub";
+        match path.extension().and_then(OsStr::to_str) {
+            _ if !path.exists() => Err(LoadError::Missing {
+                path: path.clone(),
+                remedy: format!("give a directory with {files}"),
+            }),
+            Some("gguf") => {
+                let message = format!("GGUF is not supported; give a directory with {files}");
+                Err(LoadError::malformed(path, message))
+            }
+            _ => Err(LoadError::malformed(
+                path,
+                format!("is a file; give the directory around it, with {files}"),
+            )),
         }
     }
 
@@ -85,7 +112,7 @@ impl ModelSource {
     /// The contents of a JSON file.
     pub(crate) fn read_json(&self, file: &str) -> Result<Option<Value>, LoadError> {
         let Some(bytes) = self.read(file, MAX_CONFIG_BYTES)? else { return Ok(None) };
-        match serde_json::from_slice(&bytes) {
+        match python_json::parse(&bytes) {
             Ok(value) => Ok(Some(value)),
             Err(error) => Err(LoadError::malformed(&self.path(file), format!("not valid JSON: {error}"))),
         }
@@ -103,7 +130,11 @@ pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, L
     Ok(Some(bytes))
 }
 
-/// Opens a regular file (opening a pipe could wait for ever); `None` when nothing is there.
+/// What a file begins with that git-lfs left in place of a large one. The rest names the large one's digest and size.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Opens a regular file (opening a pipe could wait for ever); `None` when nothing is there. Every file of a model is
+/// opened here.
 pub(crate) fn open_regular(path: &Path) -> Result<Option<File>, LoadError> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
@@ -113,5 +144,19 @@ pub(crate) fn open_regular(path: &Path) -> Result<Option<File>, LoadError> {
     if !metadata.is_file() {
         return Err(LoadError::malformed(path, "not a regular file"));
     }
-    File::open(path).map(Some).map_err(|error| LoadError::io(path, error))
+    let mut file = File::open(path).map_err(|error| LoadError::io(path, error))?;
+    if begins_with(&mut file, LFS_POINTER).map_err(|error| LoadError::io(path, error))? {
+        let message =
+            "a git-lfs pointer, not the file that it stands for; run `git lfs pull` in its directory";
+        return Err(LoadError::malformed(path, message));
+    }
+    Ok(Some(file))
+}
+
+/// Whether these are a file's first bytes. It will be read from its start.
+fn begins_with(file: &mut File, bytes: &[u8]) -> io::Result<bool> {
+    let mut start = Vec::with_capacity(bytes.len());
+    file.take(bytes.len() as u64).read_to_end(&mut start)?;
+    file.rewind()?;
+    Ok(start == bytes)
 }

@@ -100,8 +100,8 @@ impl Model {
     /// rearranged; to a GPU they are copied. Nothing large is touched before all memory is planned.
     ///
     /// # Errors
-    /// For a missing or broken file, an unknown architecture, a tensor that is missing, left over or of the wrong
-    /// shape, and when the memory does not suffice.
+    /// For a missing or broken file, an unknown architecture, a tensor that is missing, of the wrong shape, or left over
+    /// in a module that is needed, and when the memory does not suffice.
     pub fn load(
         source: &ModelSource,
         options: &ModelOptions,
@@ -138,6 +138,7 @@ impl Planned {
             let message = format!("expected 1 to {MAX_BATCH_TOKENS}, found {max_rows}");
             return Err(LoadError::Option { option: "max_batch_tokens", message });
         }
+        source.check()?;
         let (path, config) = source.read_config()?;
         let config = ConfigJson::new(&path, &config)?;
         let family = families::read(&config)?;

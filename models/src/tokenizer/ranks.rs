@@ -12,6 +12,7 @@ use super::{
     byte_pairs::{self, Part},
     failed,
 };
+use crate::python_json;
 
 /// Which id a line of a rank file is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +182,7 @@ struct TekkenSpecial {
 impl Tekken {
     /// The error says what is wrong with the file.
     pub fn read(bytes: &[u8]) -> Result<Tekken, String> {
-        let tekken: Tekken = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let tekken: Tekken = python_json::parse(bytes).map_err(|error| error.to_string())?;
         let TekkenConfig { default_vocab_size: size, default_num_special_tokens: special, .. } =
             tekken.config;
         if special > size || size > TokenTable::MAX_ID {
