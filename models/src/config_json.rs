@@ -1,6 +1,6 @@
 //! Typed access to config.json. Every error names the file, the key, what was expected and what was found.
 
-use std::path::Path;
+use std::{path::Path, slice};
 
 use serde_json::{Map, Value};
 
@@ -84,6 +84,15 @@ impl<'a> ConfigJson<'a> {
         Ok(self.read(key, &format!("an integer from 0 to {max}"), read)?.unwrap_or(default))
     }
 
+    /// How many tokens a layer sees, up to `max`; null, 0 and -1 are all of them.
+    pub fn window(&self, key: &str, max: usize) -> Result<Option<usize>, LoadError> {
+        let read = |value: &Value| match value.as_i64() {
+            Some(-1 | 0) => Some(None),
+            window => window.and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= max).map(Some),
+        };
+        Ok(self.read(key, &format!("an integer from 1 to {max}, or 0 or -1 for none"), read)?.flatten())
+    }
+
     /// Any whole number.
     pub fn optional_whole(&self, key: &str) -> Result<Option<i64>, LoadError> {
         self.read(key, "an integer", Value::as_i64)
@@ -102,6 +111,17 @@ impl<'a> ConfigJson<'a> {
     pub fn optional_number(&self, key: &str) -> Result<Option<f64>, LoadError> {
         let read = |value: &Value| value.as_f64().filter(|x| x.is_finite() && *x > 0.0);
         self.read(key, "a positive number", read)
+    }
+
+    /// A finite number of 0 or more.
+    pub fn number_or_zero(&self, key: &str) -> Result<Option<f64>, LoadError> {
+        let read = |value: &Value| value.as_f64().filter(|x| x.is_finite() && *x >= 0.0);
+        self.read(key, "a number of 0 or more", read)
+    }
+
+    /// A positive, finite number; 0 is none, as where Python asks `if number:`.
+    pub fn number_unless_zero(&self, key: &str) -> Result<Option<f64>, LoadError> {
+        Ok(self.number_or_zero(key)?.filter(|x| *x > 0.0))
     }
 
     /// A positive, finite number that must be there.
@@ -147,10 +167,12 @@ impl<'a> ConfigJson<'a> {
         self.read(key, &format!("a list of integers below {end}"), read)
     }
 
-    /// One limit per layer; 0 and null are none. Absent is none for all; entries behind the last layer are ignored.
+    /// One limit per layer; 0, null and infinity are none. Absent is none for all; entries behind the last layer are
+    /// ignored.
     pub fn limits(&self, key: &str, layers: usize) -> Result<Vec<Option<f64>>, LoadError> {
         let limit = |value: &Value| match value {
             Value::Null => Some(None),
+            Value::String(text) if text == "Infinity" => Some(None),
             value => {
                 value.as_f64().filter(|x| x.is_finite() && *x >= 0.0).map(|x| Some(x).filter(|x| *x > 0.0))
             }
@@ -213,12 +235,15 @@ impl<'a> ConfigJson<'a> {
         Ok(self.read(key, "a list of integers", read)?.unwrap_or_default())
     }
 
-    /// One token id or a list of them; absent is empty.
+    /// One token id or a list of them; absent is empty. Null, -1 and whatever else is the id of no token are left out.
     pub fn token_ids(&self, key: &str) -> Result<Vec<u32>, LoadError> {
-        let id = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
-        let read = |value: &'a Value| match value {
-            Value::Array(values) => values.iter().map(id).collect(),
-            value => Some(vec![id(value)?]),
+        let id = |value: &Value| match value {
+            Value::Null => Some(None),
+            value => (value.is_i64() || value.is_u64()).then(|| value.as_u64()?.try_into().ok()),
+        };
+        let read = |value: &'a Value| {
+            let values = value.as_array().map_or(slice::from_ref(value), Vec::as_slice);
+            Some(values.iter().map(id).collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
         };
         Ok(self.read(key, "a token id or a list of them", read)?.unwrap_or_default())
     }
@@ -303,15 +328,50 @@ mod tests {
         }
     }
 
+    /// What Python writes for numbers that are none, and for values that mean nothing.
+    #[test]
+    fn nothing_has_several_spellings() {
+        let value = json!({"zero": 0, "none": -1, "null": null, "two": 2, "minus": -2, "half": 0.5,
+            "infinite": "Infinity", "limits": [0, null, "Infinity", 7.0], "ids": [1, "x"], "id": 1.5});
+        let config = ConfigJson::new(Path::new("config.json"), &value).unwrap();
+        for (key, expected) in
+            [("zero", None), ("none", None), ("null", None), ("gone", None), ("two", Some(2))]
+        {
+            assert_eq!(config.window(key, 2).unwrap(), expected, "{key}");
+        }
+        for (key, expected) in [("zero", None), ("null", None), ("half", Some(0.5))] {
+            assert_eq!(config.number_unless_zero(key).unwrap(), expected, "{key}");
+        }
+        assert_eq!(config.number_or_zero("zero").unwrap(), Some(0.0));
+        assert_eq!(config.limits("limits", 4).unwrap(), [None, None, None, Some(7.0)]);
+        let wrong = [
+            message(config.window("minus", 2)),
+            message(config.window("two", 1)),
+            message(config.window("half", 2)),
+            message(config.window("infinite", 2)),
+            message(config.number_unless_zero("minus")),
+            message(config.optional_number("infinite")),
+            message(config.number_or_zero("infinite")),
+            message(config.token_ids("ids")),
+            message(config.token_ids("id")),
+        ];
+        for message in wrong {
+            assert!(message.contains("`: expected "), "{message}");
+        }
+    }
+
     #[test]
     fn null_counts_as_absent() {
-        let value = json!({"a": null, "ids": [1, 2], "id": 3});
+        let value =
+            json!({"a": null, "ids": [1, 2], "id": 3, "none": -1, "some": [null, 4, -1, 1_u64 << 40]});
         let config = ConfigJson::new(Path::new("config.json"), &value).unwrap();
         assert_eq!(config.optional_count("a", 5).unwrap(), None);
         assert!(config.contains("a"));
         assert!(config.token_ids("a").unwrap().is_empty());
         assert_eq!(config.token_ids("ids").unwrap(), [1, 2]);
         assert_eq!(config.token_ids("id").unwrap(), [3]);
+        assert!(config.token_ids("none").unwrap().is_empty());
+        assert_eq!(config.token_ids("some").unwrap(), [4]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::{
     AttentionSpec, DecoderSpec, FfnSpec, LatentSpec, LoadError, LowRankSpec, MoeSpec, RopeScaling,
     config_json::ConfigJson,
     families::{
-        base::{Base, DEFAULTS, Defaults, MAX_HEAD_DIM, MAX_LAYERS, MAX_WIDTH, layer},
+        base::{Base, DEFAULTS, Defaults, KEYS, Keys, MAX_HEAD_DIM, MAX_LAYERS, MAX_WIDTH, layer},
         ffn::{self, MAX_EXPERTS, SOFTMAX},
         rope,
     },
@@ -16,6 +16,13 @@ use crate::{
 
 /// The norms of the narrow layers have an epsilon of their own, which no config.json mentions.
 const LATENT_EPS: f32 = 1e-6;
+
+/// `num_key_value_heads` and `head_dim` mean nothing to latent attention; files have them, with any value.
+const LATENT_KEYS: Keys = Keys {
+    num_kv_heads: &["num_attention_heads"],
+    head_dim: &["qk_rope_head_dim", "attention_qk_rope_dim"],
+    ..KEYS
+};
 
 /// DeepSeek V2 and V2-Lite.
 pub(super) fn read_v2(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadError> {
@@ -89,7 +96,7 @@ fn read(config: &ConfigJson, variant: Variant) -> Result<(DecoderSpec, TensorNam
             return Err(config.error(key, "true is not supported for this architecture"));
         }
     }
-    let defaults = Defaults { norm_eps, rope_layout, head_dim: Some(2), ..DEFAULTS };
+    let defaults = Defaults { norm_eps, rope_layout, keys: LATENT_KEYS, ..DEFAULTS };
     let mut base = Base::without_rope(config, &defaults)?;
     let attention = attention(config, &mut base, rope_layout)?;
     let (sparse, dense) = (FfnSpec::Moe(moe), ffn::dense(config, false)?);
@@ -113,8 +120,8 @@ fn attention(
         config.count(config.first_of(&["qk_rope_head_dim", "attention_qk_rope_dim"]), MAX_HEAD_DIM)?;
     let value_dim = config.count(config.first_of(&["v_head_dim", "attention_v_dim"]), MAX_HEAD_DIM)?;
     let kv_rank = config.count(config.first_of(&["kv_lora_rank", "attention_kv_lora_dim"]), MAX_WIDTH)?;
-    let q_rank =
-        config.optional_count(config.first_of(&["q_lora_rank", "attention_q_lora_dim"]), MAX_WIDTH)?;
+    // 0 and null: queries come directly.
+    let q_rank = config.index_or(config.first_of(&["q_lora_rank", "attention_q_lora_dim"]), MAX_WIDTH, 0)?;
     let narrow = |rank| LowRankSpec { rank, norm_eps: LATENT_EPS };
     let latent_kv = LatentSpec { latent: narrow(kv_rank), nope_dim, value_dim };
     let rope = rope::read(config, rope_dim, &Defaults { rope_layout, ..DEFAULTS })?;
@@ -123,7 +130,7 @@ fn attention(
     Ok(AttentionSpec {
         num_kv_heads: 1,
         head_dim,
-        low_rank_q: q_rank.map(narrow),
+        low_rank_q: (q_rank > 0).then(|| narrow(q_rank)),
         latent_kv: Some(latent_kv),
         scale: ((head_dim as f64).powf(-0.5) * mscale(config, &rope.scaling)?.powi(2)) as f32,
         rope: Some(rope),
@@ -136,7 +143,7 @@ fn mscale(config: &ConfigJson, scaling: &RopeScaling) -> Result<f64, LoadError> 
     let RopeScaling::Yarn { factor, .. } = scaling else { return Ok(1.0) };
     let section = config.section(config.first_of(&["rope_scaling", "rope_parameters"]))?;
     let all_dim = match section {
-        Some(section) => section.optional_number("mscale_all_dim")?,
+        Some(section) => section.number_unless_zero("mscale_all_dim")?,
         None => None,
     };
     Ok(all_dim.map_or(1.0, |all_dim| rope::yarn_mscale(*factor, all_dim)))
@@ -150,7 +157,9 @@ fn routed_scale(config: &ConfigJson) -> Result<f32, LoadError> {
 fn experts(config: &ConfigJson) -> Result<MoeSpec, LoadError> {
     let width = config.count("moe_intermediate_size", MAX_WIDTH)?;
     let key = config.first_of(&["n_shared_experts", "num_shared_experts"]);
-    let shared = match config.index_or(key, MAX_EXPERTS, 1)? {
+    // Null is none.
+    let default = usize::from(!config.contains(key));
+    let shared = match config.index_or(key, MAX_EXPERTS, default)? {
         0 => None,
         number => ffn::shared(ffn::gated(config, number * width, false)?),
     };

@@ -36,7 +36,7 @@ pub(super) fn read_moe(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames)
     let num_experts = config.count("moe_num_experts", MAX_EXPERTS)?;
     let chosen = config.optional_count("moe_k", num_experts)?.unwrap_or(6.min(num_experts));
     let width = config.count("moe_intermediate_size", MAX_WIDTH)?;
-    let least = config.optional_number("moe_norm_min")?.unwrap_or(1e-12) as f32;
+    let least = config.number_or_zero("moe_norm_min")?.unwrap_or(1e-12) as f32;
     let num_shared = config.index_or("moe_num_shared_experts", MAX_EXPERTS, 2)?;
     let sparse = FfnSpec::Moe(MoeSpec {
         router: Router { renormalize: Renormalize::SumAtLeast(least), ..SOFTMAX },

@@ -8,7 +8,7 @@ use crate::{
     QkNormSpec, RopeScaling, RopeSpec,
     config_json::ConfigJson,
     families::{
-        base::{Base, DEFAULTS, Defaults, MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH},
+        base::{Base, DEFAULTS, Defaults, MAX_LAYERS, MAX_WIDTH},
         ffn, masks, rope, wrapper,
     },
     tensor_names::TensorNames,
@@ -25,6 +25,9 @@ const GEMMA3: Defaults = Defaults {
     ..GEMMA
 };
 
+/// transformers' window where config.json does not mention one.
+const DEFAULT_WINDOW: usize = 4096;
+
 const NAMES: TensorNames = TensorNames {
     attention_post_norm: "post_attention_layernorm",
     ffn_norm: "pre_feedforward_layernorm",
@@ -40,7 +43,10 @@ pub(super) fn read_2(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), 
     let attention =
         AttentionSpec { softcap: softcap(config, "attn_logit_softcapping", Some(50.0))?, ..attention };
     let ffn = network(config)?;
-    let layers = masks::by_type(config, base.num_layers, window(config)?, |layer| layer % 2 == 0)?
+    let layers =
+        masks::by_type(config, base.num_layers, masks::some_layers(config, DEFAULT_WINDOW)?, |layer| {
+            layer % 2 == 0
+        })?
         .into_iter()
         .map(|mask| sandwich(AttentionSpec { mask, ..attention.clone() }, &ffn))
         .collect();
@@ -70,13 +76,14 @@ pub(super) fn read_3(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), 
     let ffn = network(config)?;
     let pattern = config.optional_count("sliding_window_pattern", MAX_LAYERS)?.unwrap_or(6);
     let is_sliding = |layer: usize| !(layer + 1).is_multiple_of(pattern);
-    let layers = masks::by_type(config, base.num_layers, window(config)?, is_sliding)?
-        .into_iter()
-        .map(|mask| {
-            let rope = if mask == AttentionMask::Full { &full } else { &sliding };
-            sandwich(AttentionSpec { mask, rope: Some(rope.clone()), ..attention.clone() }, &ffn)
-        })
-        .collect();
+    let layers =
+        masks::by_type(config, base.num_layers, masks::some_layers(config, DEFAULT_WINDOW)?, is_sliding)?
+            .into_iter()
+            .map(|mask| {
+                let rope = if mask == AttentionMask::Full { &full } else { &sliding };
+                sandwich(AttentionSpec { mask, rope: Some(rope.clone()), ..attention.clone() }, &ffn)
+            })
+            .collect();
     Ok((base.decoder(layers), NAMES))
 }
 
@@ -114,13 +121,8 @@ fn network(config: &ConfigJson) -> Result<FfnSpec, LoadError> {
     }))
 }
 
-fn window(config: &ConfigJson) -> Result<AttentionMask, LoadError> {
-    let window = config.optional_count("sliding_window", MAX_POSITIONS)?.unwrap_or(4096);
-    Ok(AttentionMask::Sliding { window })
-}
-
-/// A cap; null turns it off, absent is `default`.
+/// A cap; null and 0 turn it off, absent is `default`.
 fn softcap(config: &ConfigJson, key: &str, default: Option<f64>) -> Result<Option<f32>, LoadError> {
-    let cap = if config.contains(key) { config.optional_number(key)? } else { default };
+    let cap = if config.contains(key) { config.number_unless_zero(key)? } else { default };
     Ok(cap.map(|cap| cap as f32))
 }

@@ -1,12 +1,12 @@
 //! gpt-oss: sinks in every head's softmax, every other layer slides, experts with biases and a clamped activation.
 
-use mosu_kernels::ops::{AttentionMask, Glu, RopeLayout, Router, RouterScore};
+use mosu_kernels::ops::{Glu, RopeLayout, Router, RouterScore};
 
 use crate::{
     AttentionSpec, DecoderSpec, FfnSpec, LoadError, MoeSpec, RopeScaling, RopeSpec,
     config_json::ConfigJson,
     families::{
-        base::{Base, DEFAULTS, Defaults, MAX_POSITIONS, MAX_WIDTH, layer},
+        base::{Base, DEFAULTS, Defaults, MAX_WIDTH, layer},
         ffn::{self, SOFTMAX},
         masks, rope,
     },
@@ -40,8 +40,8 @@ pub(super) fn read(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), Lo
         router_bias: true,
         ..ffn::experts(config, config.count("intermediate_size", MAX_WIDTH)?)?
     };
-    let window = config.optional_count("sliding_window", MAX_POSITIONS)?.unwrap_or(128);
-    let layers = masks::by_type(config, base.num_layers, AttentionMask::Sliding { window }, |n| n % 2 == 0)?
+    let sliding = masks::some_layers(config, 128)?;
+    let layers = masks::by_type(config, base.num_layers, sliding, |n| n % 2 == 0)?
         .into_iter()
         .map(|mask| layer(AttentionSpec { mask, ..attention.clone() }, FfnSpec::Moe(experts.clone())))
         .collect();

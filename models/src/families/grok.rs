@@ -31,7 +31,7 @@ pub(super) fn read_1(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), 
     multiply(config, &mut base)?;
     let attention = AttentionSpec {
         scale: config.number("attn_output_multiplier")? as f32,
-        softcap: Some(config.optional_number("max_attn_value")?.unwrap_or(30.0) as f32),
+        softcap: softcap(config, "max_attn_value", 30.0)?,
         ..base.attention.clone()
     };
     let moe = ffn::experts(config, config.count("intermediate_size", MAX_WIDTH)?)?;
@@ -61,26 +61,32 @@ pub(super) fn read_2(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), 
     }
     let mut base = Base::read(config, &GROK)?;
     multiply(config, &mut base)?;
-    base.head.softcap = config.optional_number("final_logit_softcapping")?.map(|cap| cap as f32);
+    base.head.softcap = softcap(config, "final_logit_softcapping", 0.0)?;
     let length = config.optional_whole("attn_temperature_len")?.filter(|length| *length > 1);
     let attention = AttentionSpec {
-        softcap: Some(config.optional_number("attn_logit_softcapping")?.unwrap_or(30.0) as f32),
+        softcap: softcap(config, "attn_logit_softcapping", 30.0)?,
         temperature: length.map(|length| Temperature::Log { length: length as f64, offset: 0.0 }),
         ..base.attention.clone()
     };
     let width = config.count("intermediate_size", MAX_WIDTH)?;
     let expert_width = config.optional_count("moe_intermediate_size", MAX_WIDTH)?.unwrap_or(width);
-    let cap = config.optional_number("router_logit_softcapping")?.unwrap_or(30.0) as f32;
+    let cap = softcap(config, "router_logit_softcapping", 30.0)?;
     let network =
         DenseSpec { intermediate_size: width, activation: FfnActivation::Gated(GEGLU), bias: false };
     let beside = SharedSpec { network, gated: false, sum_scale: std::f32::consts::FRAC_1_SQRT_2 };
     let moe = MoeSpec {
         glu: GEGLU,
-        router: Router { logits: RouterLogits::Softcap(cap), ..SOFTMAX },
+        router: Router { logits: cap.map_or(RouterLogits::Plain, RouterLogits::Softcap), ..SOFTMAX },
         shared: config.flag("residual_moe", false)?.then_some(beside),
         ..ffn::experts(config, expert_width)?
     };
     Ok((sandwich(base, attention, moe), TensorNames { shared: TensorNames::LLAMA.dense, ..NAMES }))
+}
+
+/// A cap; 0 is none.
+fn softcap(config: &ConfigJson, key: &str, default: f64) -> Result<Option<f32>, LoadError> {
+    let cap = config.number_or_zero(key)?.unwrap_or(default);
+    Ok(Some(cap as f32).filter(|cap| *cap > 0.0))
 }
 
 fn multiply(config: &ConfigJson, base: &mut Base) -> Result<(), LoadError> {

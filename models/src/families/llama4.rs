@@ -22,6 +22,9 @@ const LLAMA4: Defaults = Defaults {
     ..DEFAULTS
 };
 
+/// transformers' chunk where config.json does not mention one.
+const DEFAULT_CHUNK: usize = 8192;
+
 const NAMES: TensorNames = TensorNames {
     dense: NetworkNames::split("feed_forward.gate_proj", "feed_forward.up_proj", "feed_forward.down_proj"),
     router: "feed_forward.router",
@@ -44,16 +47,11 @@ pub(super) fn read(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), Lo
     let (rotating, other) = attentions(config, &base)?;
     let (sparse, dense) = (FfnSpec::Moe(experts(config)?), dense(config)?);
     let rotates = rotating_layers(config, base.num_layers)?;
-    let step = config.optional_count("interleave_moe_layer_step", MAX_LAYERS)?.unwrap_or(1);
-    let listed = config.indices("moe_layers")?;
-    let is_sparse = |index: usize| match config.contains("moe_layers") {
-        true => listed.contains(&index),
-        false => (index + 1).is_multiple_of(step),
-    };
+    let sparse_layers = sparse_layers(config, base.num_layers)?;
     let layers = (0..base.num_layers)
         .map(|index| {
             let attention = if rotates[index] { &rotating } else { &other };
-            let ffn = if is_sparse(index) { &sparse } else { &dense };
+            let ffn = if sparse_layers[index] { &sparse } else { &dense };
             layer(attention.clone(), ffn.clone())
         })
         .collect();
@@ -71,14 +69,17 @@ fn attentions(config: &ConfigJson, base: &Base) -> Result<(AttentionSpec, Attent
     let bias = config.flag("attention_bias", false)?;
     let common = AttentionSpec { qkv_bias: bias, o_bias: bias, ..base.attention.clone() };
     let norm = QkNormSpec { order: NormOrder::AfterRope, weighted: false, ..QkNormSpec::HEADS };
-    let chunk = config.optional_count("attention_chunk_size", MAX_POSITIONS)?;
+    let chunk = match config.contains("attention_chunk_size") {
+        true => config.window("attention_chunk_size", MAX_POSITIONS)?,
+        false => Some(DEFAULT_CHUNK),
+    };
     let rotating = AttentionSpec {
         qk_norm: config.flag("use_qk_norm", true)?.then_some(norm),
         mask: chunk.map_or(AttentionMask::Full, |chunk| AttentionMask::Chunked { chunk }),
         ..common.clone()
     };
     let temperature = Temperature::Steps {
-        beta: config.optional_number("attn_scale")?.unwrap_or(0.1),
+        beta: config.number_or_zero("attn_scale")?.unwrap_or(0.1),
         interval: config.optional_number("floor_scale")?.unwrap_or(8192.0),
         offset: 1.0,
     };
@@ -98,6 +99,15 @@ fn rotating_layers(config: &ConfigJson, num_layers: usize) -> Result<Vec<bool>, 
         return Err(config.error("no_rope_layers", message));
     }
     Ok(listed.into_iter().map(|rotates| rotates != 0).collect())
+}
+
+/// `moe_layers` lists them; without it, every so many layers one is sparse.
+fn sparse_layers(config: &ConfigJson, num_layers: usize) -> Result<Vec<bool>, LoadError> {
+    if let Some(listed) = config.index_list("moe_layers", MAX_LAYERS)? {
+        return Ok((0..num_layers).map(|index| listed.contains(&index)).collect());
+    }
+    let step = config.optional_count("interleave_moe_layer_step", MAX_LAYERS)?.unwrap_or(1);
+    Ok((0..num_layers).map(|index| (index + 1).is_multiple_of(step)).collect())
 }
 
 fn experts(config: &ConfigJson) -> Result<MoeSpec, LoadError> {

@@ -12,10 +12,27 @@ use crate::{
 pub(super) const FULL: &str = "full_attention";
 pub(super) const SLIDING: &str = "sliding_attention";
 
-/// `sliding_window` on every layer; absent or null is none.
+const WINDOW: &str = "sliding_window";
+
+/// `sliding_window` on every layer; absent, null, 0 or -1 is none.
 pub(super) fn every_layer(config: &ConfigJson) -> Result<AttentionMask, LoadError> {
-    let window = config.optional_count("sliding_window", MAX_POSITIONS)?;
+    let window = config.window(WINDOW, MAX_POSITIONS)?;
     Ok(window.map_or(AttentionMask::Full, |window| AttentionMask::Sliding { window }))
+}
+
+/// The same, but absent is `default`.
+pub(super) fn every_layer_or(config: &ConfigJson, default: usize) -> Result<AttentionMask, LoadError> {
+    if config.contains(WINDOW) { every_layer(config) } else { Ok(AttentionMask::Sliding { window: default }) }
+}
+
+/// `sliding_window` of layers that slide whatever it says; absent is `default`.
+pub(super) fn some_layers(config: &ConfigJson, default: usize) -> Result<AttentionMask, LoadError> {
+    match every_layer_or(config, default)? {
+        AttentionMask::Full => {
+            Err(config.error(WINDOW, "this architecture has sliding layers, which need one"))
+        }
+        sliding => Ok(sliding),
+    }
 }
 
 /// `sliding_window` where `use_sliding_window` turns it on.
@@ -29,7 +46,11 @@ pub(super) fn layer_by_layer(
     num_layers: usize,
 ) -> Result<Vec<AttentionMask>, LoadError> {
     let sliding = if_used(config)?;
-    let first = config.index_or("max_window_layers", MAX_LAYERS, 28)?;
+    let first = match sliding {
+        // The key means nothing then.
+        AttentionMask::Full => num_layers,
+        _ => config.index_or("max_window_layers", MAX_LAYERS, 28)?,
+    };
     by_type(config, num_layers, sliding, |layer| layer >= first)
 }
 
@@ -51,7 +72,7 @@ pub(super) fn by_type(
     let mask = |layer_type: &str| match (layer_type, sliding) {
         (FULL, _) => Ok(AttentionMask::Full),
         (SLIDING, AttentionMask::Full) => {
-            Err(config.error("sliding_window", "layer_types has sliding layers, but no window is in use"))
+            Err(config.error(WINDOW, "layer_types has sliding layers, but no window is in use"))
         }
         (SLIDING, sliding) => Ok(sliding),
         (other, _) => {

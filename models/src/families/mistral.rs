@@ -1,8 +1,6 @@
 //! Mistral 7B, Nemo, Small: Llama with an optional sliding window on every layer. Ministral 3: queries grow with their
 //! position. Mistral 3 wraps either, or a vision tower beside them.
 
-use mosu_kernels::ops::AttentionMask;
-
 use crate::{
     AttentionSpec, DecoderSpec, LoadError, Temperature,
     config_json::ConfigJson,
@@ -18,10 +16,7 @@ const DEFAULT_WINDOW: usize = 4096;
 
 pub(super) fn read(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadError> {
     let base = Base::read(config, &DEFAULTS)?;
-    let mask = match config.contains("sliding_window") {
-        true => masks::every_layer(config)?,
-        false => AttentionMask::Sliding { window: DEFAULT_WINDOW },
-    };
+    let mask = masks::every_layer_or(config, DEFAULT_WINDOW)?;
     let attention = AttentionSpec { mask, ..base.attention.clone() };
     Ok((base.uniform(attention, ffn::dense(config, false)?), TensorNames::LLAMA))
 }
@@ -32,7 +27,7 @@ pub(super) fn read_ministral3(config: &ConfigJson) -> Result<(DecoderSpec, Tenso
     let section = config.section(config.first_of(&["rope_parameters", "rope_scaling"]))?;
     let temperature = match section {
         None => None,
-        Some(section) => match section.optional_number("llama_4_scaling_beta")? {
+        Some(section) => match section.number_unless_zero("llama_4_scaling_beta")? {
             None => None,
             Some(beta) => {
                 let interval = section.count("original_max_position_embeddings", MAX_POSITIONS)? as f64;

@@ -1,7 +1,7 @@
 //! openPangu-Embedded: Llama with biases in attention. Pangu Pro MoE: experts in groups, of each of which the best one
 //! is visited, weighted by a learned factor. openPangu Ultra MoE: DeepSeek V3 with a norm behind each branch.
 
-use mosu_kernels::ops::{ExpertGroups, Router};
+use mosu_kernels::ops::{AttentionMask, ExpertGroups, Router};
 
 use crate::{
     AttentionSpec, DecoderSpec, FfnSpec, LoadError, MoeSpec,
@@ -10,7 +10,7 @@ use crate::{
         base::{Base, DEFAULTS, Defaults, MAX_WIDTH},
         deepseek,
         ffn::{self, SOFTMAX},
-        qwen_moe,
+        masks, qwen_moe,
     },
     tensor_names::TensorNames,
 };
@@ -47,9 +47,11 @@ pub(super) fn read_pro_moe(config: &ConfigJson) -> Result<(DecoderSpec, TensorNa
 
 /// openPangu Ultra MoE.
 pub(super) fn read_ultra_moe(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), LoadError> {
-    for key in ["sliding_window", "sliding_window_list"] {
-        config.refuse(key, "windows are not supported for this architecture")?;
+    let unsupported = "windows are not supported for this architecture";
+    if masks::every_layer(config)? != AttentionMask::Full {
+        return Err(config.error("sliding_window", unsupported));
     }
+    config.refuse("sliding_window_list", unsupported)?;
     let sparse_layers = deepseek::sparse_layers(config)?;
     let (mut spec, names) = deepseek::read_like_v3(config, 1e-5, sparse_layers)?;
     let post_norms = config.flag("sandwich_norm", false)?;

@@ -39,7 +39,7 @@ pub(super) fn read_moe(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames)
     let bias = config.flag("attention_bias", false)?;
     let mask = masks::every_layer(config)?;
     let attention = AttentionSpec { qkv_bias: bias, o_bias: bias, mask, ..base.attention.clone() };
-    let jitter = config.optional_number("router_jitter_noise")?.unwrap_or(0.01) as f32;
+    let jitter = config.number_or_zero("router_jitter_noise")?.unwrap_or(0.01) as f32;
     let moe = ffn::experts(config, config.count("intermediate_size", MAX_WIDTH)?)?;
     if moe.num_experts_per_tok != 2 {
         return Err(config.error("num_experts_per_tok", "only 2 is supported for this architecture"));

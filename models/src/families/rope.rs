@@ -166,7 +166,7 @@ fn dynamic(config: &ConfigJson, section: &ConfigJson, plain: RopeSpec) -> Result
     if plain.rotary_dim < 4 {
         return Err(section.error("rope_type", "dynamic scaling needs four or more rotating elements"));
     }
-    if let Some(alpha) = section.optional_number("alpha")? {
+    if let Some(alpha) = section.number_unless_zero("alpha")? {
         let d = plain.rotary_dim as f64;
         return Ok(RopeSpec { theta: plain.theta * alpha.powf(d / (d - 2.0)), ..plain });
     }
@@ -204,8 +204,8 @@ fn factor(config: &ConfigJson, section: &ConfigJson, original: usize) -> Result<
 fn yarn(config: &ConfigJson, section: &ConfigJson) -> Result<RopeScaling, LoadError> {
     let original_max_position = original_max_position(config, section)?;
     let factor = factor(config, section, original_max_position)?;
-    let mscale = section.optional_number("mscale")?;
-    let mscale_all_dim = section.optional_number("mscale_all_dim")?;
+    let mscale = section.number_unless_zero("mscale")?;
+    let mscale_all_dim = section.number_unless_zero("mscale_all_dim")?;
     let attention_factor = match (section.optional_number("attention_factor")?, mscale, mscale_all_dim) {
         (Some(given), _, _) => given,
         (None, Some(mscale), Some(all)) => yarn_mscale(factor, mscale) / yarn_mscale(factor, all),
@@ -213,8 +213,8 @@ fn yarn(config: &ConfigJson, section: &ConfigJson) -> Result<RopeScaling, LoadEr
     };
     Ok(RopeScaling::Yarn {
         factor,
-        beta_fast: section.optional_number("beta_fast")?.unwrap_or(32.0),
-        beta_slow: section.optional_number("beta_slow")?.unwrap_or(1.0),
+        beta_fast: section.number_unless_zero("beta_fast")?.unwrap_or(32.0),
+        beta_slow: section.number_unless_zero("beta_slow")?.unwrap_or(1.0),
         original_max_position,
         truncate: section.flag("truncate", true)?,
         attention_factor,

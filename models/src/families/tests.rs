@@ -1,3 +1,5 @@
+mod optional;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -15,6 +17,13 @@ fn llama() -> Value {
         "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
     })
+}
+
+/// A model with latent attention, and experts.
+fn latent() -> Value {
+    let sizes = json!({"num_key_value_heads": 4, "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
+        "kv_lora_rank": 48, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 8});
+    with(llama(), sizes)
 }
 
 fn with(base: Value, changes: Value) -> Value {
@@ -155,48 +164,6 @@ fn yarn_takes_the_ratio_of_two_scales() {
 }
 
 #[test]
-fn windows_follow_each_familys_rule() {
-    let masks = |changes: Value| -> Result<Vec<AttentionMask>, LoadError> {
-        let spec = read_spec(&with(llama(), changes))?;
-        Ok(spec.layers.iter().map(|layer| layer.attention.mask).collect())
-    };
-    let sliding = |window| AttentionMask::Sliding { window };
-    let mistral = "MistralForCausalLM";
-    let qwen2 = "Qwen2ForCausalLM";
-    let cases = [
-        (json!({"architectures": [mistral]}), [sliding(4096); 2]),
-        (json!({"architectures": [mistral], "sliding_window": null}), [AttentionMask::Full; 2]),
-        (json!({"architectures": [mistral], "sliding_window": 7}), [sliding(7); 2]),
-        (
-            json!({"architectures": [qwen2], "sliding_window": 7, "max_window_layers": 0}),
-            [AttentionMask::Full; 2],
-        ),
-        (
-            json!({"architectures": [qwen2], "sliding_window": 7, "max_window_layers": 1, "use_sliding_window": true}),
-            [AttentionMask::Full, sliding(7)],
-        ),
-        (
-            json!({"architectures": [qwen2], "sliding_window": 7, "use_sliding_window": true,
-                "layer_types": ["sliding_attention", "full_attention"]}),
-            [sliding(7), AttentionMask::Full],
-        ),
-        (json!({"sliding_window": 7}), [AttentionMask::Full; 2]),
-    ];
-    for (changes, expected) in cases {
-        assert_eq!(masks(changes.clone()).unwrap(), expected, "{changes}");
-    }
-    let wrong = [
-        json!({"architectures": [qwen2], "layer_types": ["full_attention"]}),
-        json!({"architectures": [qwen2], "layer_types": ["full_attention", "chunked_attention"]}),
-        json!({"architectures": [qwen2], "layer_types": ["full_attention", "sliding_attention"]}),
-        json!({"architectures": [mistral], "sliding_window": 0}),
-    ];
-    for changes in wrong {
-        assert!(masks(changes.clone()).is_err(), "{changes}");
-    }
-}
-
-#[test]
 fn experts_are_read_in_both_dialects() {
     let moe = json!({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8, "num_experts_per_tok": 3,
         "moe_intermediate_size": 16, "mlp_only_layers": [0], "norm_topk_prob": true});
@@ -217,11 +184,8 @@ fn experts_are_read_in_both_dialects() {
 
 #[test]
 fn families_like_deepseek_v3_differ_in_norms_layers_and_bias() {
-    let sizes = json!({"num_key_value_heads": 4, "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
-        "kv_lora_rank": 48, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 8});
     let read = |architecture: &str, changes: Value| {
-        let config = with(with(llama(), sizes.clone()), json!({"architectures": [architecture]}));
-        read_spec(&with(config, changes))
+        read_spec(&with(with(latent(), json!({"architectures": [architecture]})), changes))
     };
     let sparse =
         |spec: &DecoderSpec| spec.layers.iter().map(|layer| layer.ffn.moe().is_some()).collect::<Vec<_>>();
@@ -238,6 +202,9 @@ fn families_like_deepseek_v3_differ_in_norms_layers_and_bias() {
     assert!(!plain.layers[1].post_norms && !plain.layers[1].ffn.moe().unwrap().selection_bias);
     let with_both = ultra(json!({"sandwich_norm": true, "router_enable_expert_bias": true})).unwrap();
     assert!(with_both.layers[1].post_norms && with_both.layers[1].ffn.moe().unwrap().selection_bias);
+    for none in [json!(0), json!(-1), Value::Null] {
+        assert_eq!(ultra(json!({"num_dense_layers": 1, "sliding_window": none})).unwrap(), plain);
+    }
     let message = ultra(json!({"sliding_window": 7})).unwrap_err().to_string();
     assert!(message.contains("`sliding_window`: windows are not supported"), "{message}");
 }
