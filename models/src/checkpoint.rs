@@ -5,7 +5,7 @@ mod open;
 mod pieces;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     ffi::OsStr,
     mem,
     ops::Range,
@@ -32,6 +32,8 @@ const FP8_BLOCK: usize = 128;
 pub(crate) struct Checkpoint {
     /// What errors name when no file is to blame: the single file, or the index.
     file: PathBuf,
+    /// Which tensor is said to be in which file; the files' headers decide.
+    index: BTreeMap<String, String>,
     shards: Vec<Shard>,
     tensors: HashMap<String, Stored>,
     /// The type that packed floats are unpacked to: bf16 where there are others of it.
@@ -66,15 +68,33 @@ impl Stored {
 impl Checkpoint {
     /// The tensor's places, which from now on are claimed.
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<(&Shard, &Entry)>, LoadError> {
-        let Some(stored) = self.tensors.get_mut(name) else {
-            let message = format!("not in the checkpoint, but config.json implies it, with shape {shape:?}");
-            return Err(LoadError::checkpoint(&self.file, Some(name), message));
-        };
-        if mem::replace(&mut stored.claimed, true) {
-            let file = stored.shard(&self.shards).map_or(&self.file, |shard| &shard.file);
-            return Err(LoadError::checkpoint(file, Some(name), "claimed twice"));
+        let claimed = self.tensors.get_mut(name).map(|stored| mem::replace(&mut stored.claimed, true));
+        if claimed == Some(true) {
+            return Err(LoadError::checkpoint(self.file_of(name), Some(name), "claimed twice"));
         }
+        let stored = self.tensors.get(name).ok_or_else(|| self.absent(name, shape))?;
         Ok(stored.places.iter().map(|(shard, entry)| (&self.shards[*shard], entry)).collect())
+    }
+
+    /// A tensor that is needed is not there.
+    fn absent(&self, name: &str, shape: &[usize]) -> LoadError {
+        if let Some(path) = self.missing_shard_of(name) {
+            return files::missing_shard(path, name);
+        }
+        let message = match self.index.get(name) {
+            None => format!("not in the checkpoint, but config.json implies it, with shape {shape:?}"),
+            Some(shard) => format!(
+                "said to be in {shard}, but in no file of the index; config.json implies it, with shape {shape:?}"
+            ),
+        };
+        LoadError::checkpoint(&self.file, Some(name), message)
+    }
+
+    /// The file that the index names for a tensor, if it is not there.
+    fn missing_shard_of(&self, name: &str) -> Option<PathBuf> {
+        let path = self.file.with_file_name(self.index.get(name)?);
+        let is_there = self.shards.iter().any(|shard| shard.file == path);
+        (!is_there).then_some(path)
     }
 
     /// The only place of a tensor whose shape is `shape` but for leading dimensions of 1.
@@ -136,23 +156,17 @@ impl TensorSource for Checkpoint {
         }
     }
 
-    fn left_over(&self, is_ignored: &dyn Fn(&str) -> bool) -> Result<Vec<String>, LoadError> {
-        let left = self.tensors.iter().filter(|(_, stored)| !stored.claimed);
-        let (mut ignored, mut unknown): (Vec<_>, Vec<_>) = left.partition(|(name, _)| is_ignored(name));
-        unknown.sort_by_key(|(name, _)| *name);
-        if let Some((name, stored)) = unknown.first() {
-            let others = unknown.len() - 1;
-            let others = if others > 0 { format!(" (and {others} more)") } else { String::new() };
-            let message = format!("has no place in the model that config.json describes{others}");
-            let file = stored.shard(&self.shards).map_or(&self.file, |shard| &shard.file);
-            return Err(LoadError::checkpoint(file, Some(name), message));
-        }
-        ignored.sort_by_key(|(name, _)| *name);
-        Ok(ignored.into_iter().map(|(name, _)| name.clone()).collect())
+    fn names(&self) -> [Vec<&str>; 2] {
+        let (claimed, left): (Vec<_>, Vec<_>) = self.tensors.iter().partition(|(_, stored)| stored.claimed);
+        [claimed, left].map(|tensors| {
+            let mut names: Vec<&str> = tensors.into_iter().map(|(name, _)| name.as_str()).collect();
+            names.sort_unstable();
+            names
+        })
     }
 
     fn contains(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.tensors.contains_key(name) || self.missing_shard_of(name).is_some()
     }
 
     fn claim(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
@@ -229,6 +243,11 @@ impl TensorSource for Checkpoint {
 
     fn file(&self) -> &Path {
         &self.file
+    }
+
+    fn file_of(&self, name: &str) -> &Path {
+        let shard = self.tensors.get(name).and_then(|stored| stored.shard(&self.shards));
+        shard.map_or(&self.file, |shard| &shard.file)
     }
 }
 

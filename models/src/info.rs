@@ -45,8 +45,8 @@ pub struct ModelInfo {
     pub eos_token_ids: Vec<u32>,
     /// The token that begins a text.
     pub bos_token_id: Option<u32>,
-    /// Tensors of the checkpoint that text generation does not need, by name: a vision tower, layers for multi-token
-    /// prediction, masks and tables that follow from config.json.
+    /// Tensors of the checkpoint that are in no module that is needed, by name: a vision tower, layers for multi-token
+    /// prediction or behind the last; and masks, tables and scales of a KV cache in modules that are.
     pub ignored_tensors: Vec<String>,
     /// What is computed.
     pub spec: DecoderSpec,

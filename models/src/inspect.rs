@@ -25,6 +25,8 @@ pub struct Inspection {
     pub spec: Option<DecoderSpec>,
     /// What the files hold; `None` when there are none or one is broken.
     pub weights: Option<WeightFiles>,
+    /// Tensors that loading leaves aside, as [`ModelInfo::ignored_tensors`](crate::ModelInfo::ignored_tensors).
+    pub ignored_tensors: Vec<String>,
     /// Bytes that one token takes in the KV cache.
     pub kv_bytes_per_token: Option<u64>,
     /// Tokens that end a text, ascending.
@@ -67,13 +69,14 @@ pub struct TokenizerFacts {
 }
 
 /// Looks into a checkpoint. Of the weights only the headers are read, so that it is quick at any size; they tell whether
-/// every tensor that config.json implies is there, in its shape, and no other.
+/// every tensor that config.json implies is there, in its shape, and which others there are.
 pub fn inspect(source: &ModelSource) -> Inspection {
     let mut found = Inspection {
         name: source.name(),
         architecture: None,
         spec: None,
         weights: None,
+        ignored_tensors: Vec::new(),
         kv_bytes_per_token: None,
         eos_token_ids: Vec::new(),
         tokenizer: None,
@@ -83,7 +86,7 @@ pub fn inspect(source: &ModelSource) -> Inspection {
     found.weights = found.accept(read_weights(source));
     let family = found.read_config(source);
     if let (Some(family), Some(_)) = (found.accept(family), &found.weights) {
-        found.accept(check_tensors(source, &family));
+        found.ignored_tensors = found.accept(check_tensors(source, &family)).unwrap_or_default();
     }
     found.tokenizer = found.accept(read_tokenizer(source));
     let template = found.accept(ChatTemplate::load(source)).flatten();
@@ -136,11 +139,12 @@ fn read_weights(source: &ModelSource) -> Result<WeightFiles, LoadError> {
     Ok(weights)
 }
 
-/// Claims every tensor as loading would, without its elements.
-fn check_tensors(source: &ModelSource, family: &Family) -> Result<(), LoadError> {
+/// Claims every tensor as loading would, without its elements; what is left over.
+fn check_tensors(source: &ModelSource, family: &Family) -> Result<Vec<String>, LoadError> {
     let mut checkpoint = Checkpoint::open(source)?;
     let device = Device::cpu(NonZeroUsize::new(1));
-    weights::plan(&mut checkpoint, &family.spec, &family.names, &Allocator::planning(&device)).map(|_| ())
+    weights::plan(&mut checkpoint, &family.spec, &family.names, &Allocator::planning(&device))
+        .map(|(_, left_over)| left_over)
 }
 
 fn read_tokenizer(source: &ModelSource) -> Result<TokenizerFacts, LoadError> {

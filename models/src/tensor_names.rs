@@ -59,19 +59,8 @@ pub(crate) struct TensorNames {
     pub shared_gate: &'static str,
     /// The layers' matrices are stored `[in, out]` (GPT-2's Conv1D); transposed copies are made.
     pub transposed: bool,
-    /// Tensors that may be there and are not needed.
-    pub ignored: &'static [Ignored],
-    /// Layers behind the last, for multi-token prediction, that are not needed.
-    pub extra_layers: usize,
-}
-
-/// Tensors that a family's checkpoints may hold and text generation does not need.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ignored {
-    /// Names that end so.
-    Ending(&'static str),
-    /// Names that begin so.
-    Beginning(&'static str),
+    /// Ends of names of tensors that may be in the layers and never change an answer.
+    pub inert: &'static [&'static str],
 }
 
 /// Where queries, keys and values come from.
@@ -240,8 +229,7 @@ impl TensorNames {
         ),
         shared_gate: "mlp.shared_expert_gate",
         transposed: false,
-        ignored: &[Ignored::Ending("rotary_emb.inv_freq")],
-        extra_layers: 0,
+        inert: &[],
     };
 
     /// Mixtral's experts, otherwise Llama's names.
@@ -272,22 +260,5 @@ impl TensorNames {
             names.dense.gate_up = GateUpNames::Plain("mlp.up_proj");
         }
         names
-    }
-
-    /// Whether an unclaimed tensor of a model with `num_layers` layers may be ignored: the family lists it, it belongs to
-    /// a layer behind the last, or it is the output projection that a tied model does not need.
-    pub fn ignores(&self, name: &str, num_layers: usize, tied: bool) -> bool {
-        let listed = |ignored: &Ignored| match ignored {
-            Ignored::Ending(end) => name.ends_with(end),
-            Ignored::Beginning(start) => name.starts_with(start),
-        };
-        let index = |prefix: &str| {
-            let rest = name.strip_prefix(prefix)?.strip_prefix(self.layers)?.strip_prefix('.')?;
-            rest.split('.').next()?.parse::<usize>().ok()
-        };
-        let extra = num_layers..num_layers + self.extra_layers;
-        self.ignored.iter().any(listed)
-            || self.prefixes.iter().any(|prefix| index(prefix).is_some_and(|index| extra.contains(&index)))
-            || (tied && name.strip_suffix(".weight") == Some(self.lm_head))
     }
 }

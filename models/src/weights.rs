@@ -4,6 +4,7 @@
 
 mod claims;
 mod layout;
+mod left_over;
 mod placement;
 
 use std::path::Path;
@@ -30,9 +31,8 @@ pub(crate) trait TensorSource {
     /// Begins a pass, in which every tensor can be claimed once.
     fn begin(&mut self, pass: Pass);
 
-    /// Fails if a tensor was left over in this pass that `is_ignored` does not know. Returns the names of those it
-    /// knows, in order.
-    fn left_over(&self, is_ignored: &dyn Fn(&str) -> bool) -> Result<Vec<String>, LoadError>;
+    /// The names of the tensors that were claimed in this pass, and of those that were not, each in order.
+    fn names(&self) -> [Vec<&str>; 2];
 
     /// Whether there is a tensor of that name.
     fn contains(&self, name: &str) -> bool;
@@ -49,8 +49,11 @@ pub(crate) trait TensorSource {
     /// How many tensors there are, and their bytes.
     fn totals(&self) -> (usize, u64);
 
-    /// The file that errors about a tensor name.
+    /// The file that errors name when no tensor is to blame.
     fn file(&self) -> &Path;
+
+    /// The file that holds a tensor.
+    fn file_of(&self, name: &str) -> &Path;
 }
 
 /// All weights of a decoder. V vocabulary, H hidden size.
@@ -248,7 +251,7 @@ pub(crate) fn load(
 /// The weights of a spec as `source` would give them, without elements, and the names of the tensors that are not needed.
 ///
 /// # Errors
-/// As [`load`], and when there is a tensor that nothing asks for and the family does not know.
+/// As [`load`], and when there is a tensor that nothing asks for in a module that is needed.
 pub(crate) fn plan(
     source: &mut dyn TensorSource,
     spec: &DecoderSpec,
@@ -257,7 +260,6 @@ pub(crate) fn plan(
 ) -> Result<(DecoderWeights, Vec<String>), LoadError> {
     source.begin(Pass::Plan);
     let planned = load(source, spec, names, counted, &mut |_| ())?;
-    let (layers, tied) = (spec.layers.len(), spec.head.tied);
-    let ignored = source.left_over(&|name| names.ignores(name, layers, tied))?;
-    Ok((planned, ignored))
+    let layers = format!("{}{}", claims::prefix(source, names), names.layers);
+    Ok((planned, left_over::check(source, &layers, names.inert)?))
 }

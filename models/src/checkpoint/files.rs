@@ -11,10 +11,11 @@ use memmap2::Mmap;
 use mosu_kernels::Bytes;
 use serde::Deserialize;
 
+use super::pieces;
 use crate::{
-    LoadError, demo,
+    LoadError, demo, python_json,
     safetensors_header::{self, Entry},
-    source::{MAX_CONFIG_BYTES, ModelSource, open_regular},
+    source::{MAX_CONFIG_BYTES, ModelSource, open_regular, read_limited},
 };
 
 /// The only file of a small checkpoint.
@@ -22,10 +23,71 @@ pub(super) const SINGLE: &str = "model.safetensors";
 /// Says which tensor is in which file of a large one.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
+/// The files that a checkpoint is in.
+pub(super) struct Files {
+    dir: PathBuf,
+    /// What errors name when no file is to blame: the single file, the index, or the directory.
+    pub to_blame: PathBuf,
+    /// Where they should be.
+    pub paths: Vec<PathBuf>,
+    /// Which tensor is said to be in which of them; empty without an index.
+    pub index: BTreeMap<String, String>,
+}
+
+impl Files {
+    /// The single file, else those of the index, else those in pieces.
+    pub fn of(dir: &Path) -> Result<Files, LoadError> {
+        let single = dir.join(SINGLE);
+        let no_index = BTreeMap::new();
+        if single.exists() {
+            return Ok(Files {
+                dir: dir.into(),
+                to_blame: single.clone(),
+                paths: vec![single],
+                index: no_index,
+            });
+        }
+        let file = dir.join(INDEX);
+        if let Some(bytes) = read_limited(&file, MAX_CONFIG_BYTES)? {
+            let index = read_index(dir, &bytes)?;
+            let names: BTreeSet<&String> = index.values().collect();
+            let paths = names.into_iter().map(|name| dir.join(name)).collect();
+            return Ok(Files { dir: dir.into(), to_blame: file, paths, index });
+        }
+        let in_pieces = files_of(dir).filter(|name| pieces::belongs_to_pieces(name));
+        let mut paths: Vec<PathBuf> = in_pieces.map(|name| dir.join(name)).collect();
+        paths.sort();
+        Ok(Files { dir: dir.into(), to_blame: dir.into(), paths, index: no_index })
+    }
+
+    /// What `open` makes of those files that are there. One may be missing as long as nothing needs it.
+    ///
+    /// # Errors
+    /// What `open` says, and when all are missing.
+    pub fn open<T>(
+        &self,
+        open: impl Fn(&Path) -> Result<Option<T>, LoadError>,
+    ) -> Result<Vec<(PathBuf, T)>, LoadError> {
+        let open = |path: &PathBuf| Ok(open(path)?.map(|opened| (path.clone(), opened)));
+        let opened: Vec<_> =
+            self.paths.iter().filter_map(|path| open(path).transpose()).collect::<Result<_, LoadError>>()?;
+        if !opened.is_empty() {
+            return Ok(opened);
+        }
+        match self.index.first_key_value() {
+            Some((tensor, name)) => Err(missing_shard(self.dir.join(name), tensor)),
+            None => {
+                let remedy = what_to_do_without_weights(&self.dir);
+                Err(LoadError::Missing { path: self.dir.join(SINGLE), remedy })
+            }
+        }
+    }
+}
+
 /// The headers of a checkpoint's files: each file's path and its tensors. Nothing but headers is read.
 ///
 /// # Errors
-/// As [`Checkpoint::open`], but for what no single file can tell.
+/// As [`Checkpoint::open`](super::Checkpoint::open), but for what no single file can tell.
 pub(crate) fn headers(source: &ModelSource) -> Result<Vec<(PathBuf, Vec<Entry>)>, LoadError> {
     let fault = |file: &Path, fault: safetensors_header::Fault| {
         LoadError::checkpoint(file, fault.tensor.as_deref(), fault.message)
@@ -35,32 +97,22 @@ pub(crate) fn headers(source: &ModelSource) -> Result<Vec<(PathBuf, Vec<Entry>)>
         let entries = safetensors_header::parse(demo::weights()).map_err(|found| fault(&file, found))?;
         return Ok(vec![(file, entries)]);
     };
-    let paths = match source.read(INDEX, MAX_CONFIG_BYTES)? {
-        Some(index) if !source.has(SINGLE) => shard_paths(dir, &read_index(dir, &index)?),
-        _ => vec![dir.join(SINGLE)],
-    };
-    let read = |path: PathBuf| {
-        let missing = || match source.has(INDEX) {
-            true => missing_shard(&path),
-            false => LoadError::Missing { path: path.clone(), remedy: what_to_do_without_weights(dir) },
-        };
-        let file = open_regular(&path)?.ok_or_else(missing)?;
-        let len = file.metadata().map_err(|error| LoadError::io(&path, error))?.len();
-        let entries = safetensors_header::read(file, len).map_err(|found| fault(&path, found))?;
-        Ok((path, entries))
-    };
-    paths.into_iter().map(read).collect()
+    Files::of(dir)?.open(|path| {
+        let Some(file) = open_regular(path)? else { return Ok(None) };
+        let len = file.metadata().map_err(|error| LoadError::io(path, error))?.len();
+        safetensors_header::read(file, len).map(Some).map_err(|found| fault(path, found))
+    })
 }
 
 /// Tensors and the files they are in, as an index says; every file is a plain name.
-pub(super) fn read_index(dir: &Path, index: &[u8]) -> Result<BTreeMap<String, String>, LoadError> {
+fn read_index(dir: &Path, index: &[u8]) -> Result<BTreeMap<String, String>, LoadError> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
 
     let file = dir.join(INDEX);
-    let Index { weight_map } = serde_json::from_slice(index)
+    let Index { weight_map } = python_json::parse(index)
         .map_err(|error| LoadError::malformed(&file, format!("not a valid index: {error}")))?;
     match weight_map.values().find(|name| !is_plain_file_name(name)) {
         Some(name) => {
@@ -71,15 +123,9 @@ pub(super) fn read_index(dir: &Path, index: &[u8]) -> Result<BTreeMap<String, St
     }
 }
 
-/// The files that an index names, each once.
-pub(super) fn shard_paths(dir: &Path, weight_map: &BTreeMap<String, String>) -> Vec<PathBuf> {
-    let names: BTreeSet<&String> = weight_map.values().collect();
-    names.into_iter().map(|name| dir.join(name)).collect()
-}
-
-/// A file that the index names is not there.
-pub(super) fn missing_shard(path: &Path) -> LoadError {
-    LoadError::Missing { path: path.into(), remedy: format!("{INDEX} names it") }
+/// A file that the index names for a tensor is not there.
+pub(super) fn missing_shard(path: PathBuf, tensor: &str) -> LoadError {
+    LoadError::Missing { path, remedy: format!("{INDEX} says that tensor `{tensor}` is in it") }
 }
 
 /// Maps a file into memory; `None` when there is none.
@@ -107,13 +153,13 @@ fn is_plain_file_name(name: &str) -> bool {
 }
 
 /// Names of the files of a directory.
-pub(super) fn files_of(dir: &Path) -> impl Iterator<Item = String> {
+fn files_of(dir: &Path) -> impl Iterator<Item = String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 
 /// What helps where no weights were found.
-pub(super) fn what_to_do_without_weights(dir: &Path) -> String {
+fn what_to_do_without_weights(dir: &Path) -> String {
     let has = |end: &str| files_of(dir).any(|name| name.ends_with(end));
     if has(".safetensors") {
         format!("there are other *.safetensors files, but no {INDEX} that says what is in them")

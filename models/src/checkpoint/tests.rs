@@ -58,7 +58,7 @@ fn tensors_lie_in_the_file() {
     let b = checkpoint.claim("b", Shape::new([1, 2])).unwrap();
     assert_eq!(a.as_slice::<f32>().unwrap(), [1.0, -2.5]);
     assert_eq!(b.as_slice::<bf16>().unwrap(), [bf16::from_f32(3.0), bf16::from_f32(4.0)]);
-    assert!(checkpoint.left_over(&|_| false).unwrap().is_empty());
+    assert_eq!(checkpoint.names(), [vec!["a", "b"], vec![]]);
 }
 
 /// The format pads headers to 8 bytes; a file that does not is still right.
@@ -182,39 +182,81 @@ fn shards_make_one_checkpoint() {
     let dir = directory(&[(INDEX, &index), ("1.safetensors", &shard("a")), ("2.safetensors", &shard("b"))]);
     let mut checkpoint = open(dir.path()).unwrap();
     checkpoint.claim("a", Shape::new([1])).unwrap();
-    let message = checkpoint.left_over(&|_| false).unwrap_err().to_string();
-    assert!(message.contains("2.safetensors: tensor `b`: has no place in the model"), "{message}");
+    assert_eq!(checkpoint.names(), [["a"], ["b"]]);
+    assert!(checkpoint.file_of("b").ends_with("2.safetensors") && checkpoint.file_of("c").ends_with(INDEX));
+}
+
+/// Whatever an index says, a tensor is where a header has it; only one that is needed and nowhere is an error.
+#[test]
+fn headers_decide_where_a_tensor_is() {
+    let (one, two) = ("1.safetensors", "2.safetensors");
+    let cases = [
+        (vec![("a", one), ("b", two)], "b", None),
+        (vec![("a", two), ("b", one)], "b", None),
+        (vec![("x", two), ("y", one)], "b", None),
+        (vec![("a", one), ("c", two)], "a", None),
+        (vec![("a", one), ("c", "3.safetensors")], "a", None),
+        (
+            vec![("a", one), ("b", one)],
+            "b",
+            Some(
+                "tensor `b`: said to be in 1.safetensors, but in no file of the index; config.json implies it",
+            ),
+        ),
+        (
+            vec![("a", one)],
+            "b",
+            Some("index.json: tensor `b`: not in the checkpoint, but config.json implies it"),
+        ),
+        (
+            vec![("a", one), ("b", "3.safetensors")],
+            "b",
+            Some("3.safetensors: not found; model.safetensors.index.json says that tensor `b` is in it"),
+        ),
+        (
+            vec![("x", "3.safetensors"), ("b", "4.safetensors")],
+            "b",
+            Some("4.safetensors: not found; model.safetensors.index.json says that tensor `b` is in it"),
+        ),
+    ];
+    for (weight_map, name, expected) in cases {
+        let dir = directory(&[(INDEX, &index(&weight_map)), (one, &shard("a")), (two, &shard("b"))]);
+        let claimed = open(dir.path()).and_then(|mut checkpoint| checkpoint.claim(name, Shape::new([1])));
+        match (claimed.map_err(|error| error.to_string()), expected) {
+            (Ok(_), None) => {}
+            (Err(message), Some(expected)) => assert!(message.contains(expected), "{message}"),
+            (claimed, _) => panic!("{weight_map:?}: {claimed:?}"),
+        }
+    }
+}
+
+/// As transformers does it, which reads the files in the order of their names.
+#[test]
+fn the_last_of_two_equal_names_counts() {
+    let value =
+        |value: f32| file(&json!({ "a": tensor("F32", &[1], 0, 4) }).to_string(), &value.to_le_bytes());
+    for said in ["1.safetensors", "2.safetensors"] {
+        let index = index(&[("a", said), ("b", "1.safetensors"), ("c", "2.safetensors")]);
+        let dir =
+            directory(&[(INDEX, &index), ("1.safetensors", &value(1.0)), ("2.safetensors", &value(2.0))]);
+        let mut checkpoint = open(dir.path()).unwrap();
+        assert_eq!(checkpoint.totals(), (1, 4));
+        assert!(checkpoint.file_of("a").ends_with("2.safetensors"));
+        assert_eq!(checkpoint.claim("a", Shape::new([1])).unwrap().as_slice::<f32>().unwrap(), [2.0]);
+    }
 }
 
 #[test]
-fn an_index_must_tell_the_truth() {
-    let (one, two) = ("1.safetensors", "2.safetensors");
-    let cases = [
-        (
-            vec![("a", one), ("b", "3.safetensors")],
-            "3.safetensors: not found; model.safetensors.index.json names it",
-        ),
-        (vec![("a", one), ("b", one)], "tensor `b`: said to be in 1.safetensors, but is not"),
-        (vec![("a", one), ("b", two), ("c", two)], "tensor `c`: said to be in 2.safetensors, but is not"),
-        (vec![("a", "../1.safetensors")], "\"../1.safetensors\" is not the plain name"),
-        (vec![("a", "/etc/passwd")], "\"/etc/passwd\" is not the plain name"),
-        (vec![("a", "sub/1.safetensors")], "is not the plain name"),
-        (vec![("a", "sub\\1.safetensors")], "is not the plain name"),
-        (vec![("a", "..")], "is not the plain name"),
-        (vec![("a", "")], "is not the plain name"),
-        (vec![("a", ".")], "is not the plain name"),
-    ];
-    for (weight_map, expected) in cases {
-        let dir = directory(&[(INDEX, &index(&weight_map)), (one, &shard("a")), (two, &shard("b"))]);
+fn an_index_names_files_beside_it() {
+    let one = "1.safetensors";
+    for name in ["../1.safetensors", "/etc/passwd", "sub/1.safetensors", "sub\\1.safetensors", "..", "", "."]
+    {
+        let dir = directory(&[(INDEX, &index(&[("a", name)])), (one, &shard("a"))]);
         let message = open(dir.path()).map(|_| ()).unwrap_err().to_string();
-        assert!(message.contains(expected), "{message}");
+        assert!(message.contains(&format!("{name:?} is not the plain name")), "{message}");
     }
-    let same = index(&[("a", one), ("b", two)]);
-    let dir = directory(&[(INDEX, &same), (one, &shard("a")), (two, &shard("a"))]);
-    let message = open(dir.path()).map(|_| ()).unwrap_err().to_string();
-    assert!(message.contains("2.safetensors: tensor `a`: also in") && message.contains(one), "{message}");
-    for broken in ["", "[]", "{\"weight_map\": 3}", "{\"weight_map\": {\"a\": 3}}"] {
-        let dir = directory(&[(INDEX, broken.as_bytes())]);
+    for broken in ["", "[]", "{\"weight_map\": 3}", "{\"weight_map\": {\"a\": 3}}", "{\"weight_map\": {}}"] {
+        let dir = directory(&[(INDEX, broken.as_bytes()), (one, &shard("a"))]);
         assert!(open(dir.path()).is_err(), "{broken}");
     }
 }
@@ -264,11 +306,7 @@ fn claims_are_checked() {
     for (found, expected) in cases {
         assert!(found.contains(expected), "{found}");
     }
-    let message = open(dir.path()).unwrap().left_over(&|_| false).unwrap_err().to_string();
-    assert!(message.contains("tensor `a`: has no place") && message.contains("(and 3 more)"), "{message}");
-    let ignored =
-        checkpoint.left_over(&|name| name.starts_with("lm_head.") || name.ends_with("inv_freq")).unwrap();
-    assert_eq!(ignored.len(), 2);
+    assert_eq!(checkpoint.names()[1], ["lm_head.weight", "x.rotary_emb.inv_freq"]);
 }
 
 /// Its length was asked for before it was cut.

@@ -9,7 +9,7 @@ use crate::{
         base::{Base, DEFAULTS, Defaults, KEYS, Keys, MAX_WIDTH},
         ffn, rope,
     },
-    tensor_names::{Ignored, NetworkNames, QkvNames, TensorNames},
+    tensor_names::{NetworkNames, QkvNames, TensorNames},
 };
 
 const CHATGLM: Defaults = Defaults {
@@ -36,7 +36,6 @@ const NAMES: TensorNames = TensorNames {
     qkv: QkvNames::Fused("self_attention.query_key_value"),
     o_proj: "self_attention.dense",
     dense: NetworkNames::fused("mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
-    ignored: &[Ignored::Ending("rotary_pos_emb.inv_freq")],
     ..TensorNames::LLAMA
 };
 

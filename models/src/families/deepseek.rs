@@ -44,7 +44,6 @@ pub(super) fn read_v2(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames),
         rope_layout: RopeLayout::Interleaved,
         moe: MoeSpec { router, ..moe },
         sparse_layers: sparse_layers(config)?,
-        extra_layers: 0,
     };
     read(config, variant)
 }
@@ -65,7 +64,7 @@ pub(super) fn read_like_v3(
         false => RopeLayout::HalfSplit,
     };
     let moe = experts_v3(config)?;
-    read(config, Variant { norm_eps, rope_layout, moe, sparse_layers, extra_layers: 1 })
+    read(config, Variant { norm_eps, rope_layout, moe, sparse_layers })
 }
 
 /// What sets these families apart.
@@ -76,8 +75,6 @@ struct Variant {
     moe: MoeSpec,
     /// Which layers have experts.
     sparse_layers: Vec<bool>,
-    /// Layers for multi-token prediction where config.json is silent.
-    extra_layers: usize,
 }
 
 /// Which layers have experts: every so many, after the first ones.
@@ -90,7 +87,7 @@ pub(super) fn sparse_layers(config: &ConfigJson) -> Result<Vec<bool>, LoadError>
 }
 
 fn read(config: &ConfigJson, variant: Variant) -> Result<(DecoderSpec, TensorNames), LoadError> {
-    let Variant { norm_eps, rope_layout, moe, sparse_layers, extra_layers } = variant;
+    let Variant { norm_eps, rope_layout, moe, sparse_layers } = variant;
     for key in ["attention_bias", "mlp_bias"] {
         if config.flag(key, false)? {
             return Err(config.error(key, "true is not supported for this architecture"));
@@ -104,9 +101,7 @@ fn read(config: &ConfigJson, variant: Variant) -> Result<(DecoderSpec, TensorNam
         .into_iter()
         .map(|is_sparse| layer(attention.clone(), if is_sparse { sparse.clone() } else { dense.clone() }))
         .collect();
-    let key = config.first_of(&["num_nextn_predict_layers", "num_mtp_layers"]);
-    let extra_layers = config.index_or(key, MAX_LAYERS, extra_layers)?;
-    Ok((base.decoder(layers), TensorNames { qkv: QkvNames::LATENT, extra_layers, ..TensorNames::LLAMA }))
+    Ok((base.decoder(layers), TensorNames { qkv: QkvNames::LATENT, ..TensorNames::LLAMA }))
 }
 
 /// A query head is `qk_nope_head_dim` elements without position and `qk_rope_head_dim` that rotate.

@@ -9,7 +9,7 @@ use crate::{
         base::{Base, DEFAULTS, Defaults, MAX_LAYERS, MAX_WIDTH, layer},
         ffn::{self, MAX_EXPERTS, SOFTMAX},
     },
-    tensor_names::{Ignored, TensorNames},
+    tensor_names::TensorNames,
 };
 
 const ERNIE: Defaults = Defaults {
@@ -57,10 +57,7 @@ pub(super) fn read_moe(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames)
             layer(attention.clone(), if is_sparse { sparse.clone() } else { dense.clone() })
         })
         .collect();
-    let names = TensorNames {
-        selection_bias: "mlp.moe_statics.e_score_correction_bias",
-        ignored: &[Ignored::Ending("rotary_emb.inv_freq"), Ignored::Beginning("model.mtp_")],
-        ..TensorNames::LLAMA
-    };
+    let names =
+        TensorNames { selection_bias: "mlp.moe_statics.e_score_correction_bias", ..TensorNames::LLAMA };
     Ok((base.decoder(layers), names))
 }

@@ -55,8 +55,7 @@ pub(super) fn read_moe(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames)
             layer(attention.clone(), if index < first_sparse { dense.clone() } else { sparse.clone() })
         })
         .collect();
-    let extra_layers = config.index_or("num_nextn_predict_layers", MAX_LAYERS, 1)?;
-    Ok((base.decoder(layers), TensorNames { extra_layers, ..TensorNames::LLAMA }))
+    Ok((base.decoder(layers), TensorNames::LLAMA))
 }
 
 /// GLM-4.7-Flash.

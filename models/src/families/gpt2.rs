@@ -9,7 +9,7 @@ use crate::{
         base::{Base, DEFAULTS, Defaults, KEYS, Keys, MAX_WIDTH, layer},
         ffn,
     },
-    tensor_names::{GateUpNames, Ignored, NetworkNames, QkvNames, TensorNames},
+    tensor_names::{GateUpNames, NetworkNames, QkvNames, TensorNames},
 };
 
 const GPT2: Defaults = Defaults {
@@ -40,7 +40,7 @@ const NAMES: TensorNames = TensorNames {
     dense: NetworkNames { gate_up: GateUpNames::Plain("mlp.c_fc"), down: "mlp.c_proj" },
     transposed: true,
     // The causal masks of old files.
-    ignored: &[Ignored::Ending(".attn.bias"), Ignored::Ending(".attn.masked_bias")],
+    inert: &[".attn.bias", ".attn.masked_bias"],
     ..TensorNames::LLAMA
 };
 

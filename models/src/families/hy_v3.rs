@@ -6,7 +6,7 @@ use crate::{
     AttentionSpec, DecoderSpec, FfnSpec, LoadError, MoeSpec, QkNormSpec,
     config_json::ConfigJson,
     families::{
-        base::{Base, DEFAULTS, Defaults, MAX_LAYERS, MAX_WIDTH, layer},
+        base::{Base, DEFAULTS, Defaults, MAX_WIDTH, layer},
         ffn::{self, MAX_EXPERTS, SOFTMAX},
     },
     tensor_names::{NetworkNames, TensorNames},
@@ -47,7 +47,6 @@ pub(super) fn read(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), Lo
             "mlp.shared_mlp.up_proj",
             "mlp.shared_mlp.down_proj",
         ),
-        extra_layers: config.index_or("num_nextn_predict_layers", MAX_LAYERS, 0)?,
         ..TensorNames::LLAMA
     };
     Ok((base.decoder(layers), names))

@@ -66,7 +66,6 @@ pub(super) fn read_s1(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames),
         embedding: "embed_tokens",
         final_norm: "norm",
         layers: "layers",
-        ignored: wrapper::VISION,
         ..names
     };
     Ok((spec, names))

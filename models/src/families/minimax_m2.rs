@@ -6,7 +6,7 @@ use crate::{
     AttentionSpec, DecoderSpec, FfnSpec, LoadError, MoeSpec, QkNormSpec,
     config_json::ConfigJson,
     families::{
-        base::{Base, DEFAULTS, Defaults, MAX_LAYERS, MAX_WIDTH},
+        base::{Base, DEFAULTS, Defaults, MAX_WIDTH},
         ffn::{self, SOFTMAX},
     },
     tensor_names::TensorNames,
@@ -28,10 +28,7 @@ pub(super) fn read(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), Lo
         selection_bias: config.flag("use_routing_bias", true)?,
         ..ffn::experts(config, config.count("intermediate_size", MAX_WIDTH)?)?
     };
-    let names = TensorNames {
-        selection_bias: "block_sparse_moe.e_score_correction_bias",
-        extra_layers: config.index_or("num_mtp_modules", MAX_LAYERS, 0)?,
-        ..TensorNames::MIXTRAL
-    };
+    let names =
+        TensorNames { selection_bias: "block_sparse_moe.e_score_correction_bias", ..TensorNames::MIXTRAL };
     Ok((base.uniform(attention, FfnSpec::Moe(experts)), names))
 }

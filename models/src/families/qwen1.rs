@@ -8,7 +8,7 @@ use crate::{
         base::{Base, DEFAULTS, Defaults, KEYS, Keys, MAX_WIDTH},
         ffn,
     },
-    tensor_names::{Ignored, NetworkNames, QkvNames, TensorNames},
+    tensor_names::{NetworkNames, QkvNames, TensorNames},
 };
 
 const KEYS_1: Keys = Keys {
@@ -29,7 +29,7 @@ const NAMES: TensorNames = TensorNames {
     ffn_norm: "ln_2",
     // The second matrix is the one that is activated.
     dense: NetworkNames::split("mlp.w2", "mlp.w1", "mlp.c_proj"),
-    ignored: &[Ignored::Ending("rotary_emb.inv_freq"), Ignored::Ending("attn.masked_bias")],
+    inert: &[".attn.masked_bias"],
     ..TensorNames::LLAMA
 };
 

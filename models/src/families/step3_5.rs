@@ -32,7 +32,6 @@ pub(super) const NAMES: TensorNames = TensorNames {
         down: "moe.down_proj.weight",
     },
     shared: NetworkNames::split("share_expert.gate_proj", "share_expert.up_proj", "share_expert.down_proj"),
-    ignored: wrapper::VISION,
     ..TensorNames::LLAMA
 };
 
@@ -67,8 +66,7 @@ pub(super) fn read(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), Lo
         };
         layers.push(layer(attention, ffn));
     }
-    let extra_layers = config.index_or("num_nextn_predict_layers", MAX_LAYERS, 0)?;
-    Ok((base.decoder(layers), TensorNames { extra_layers, ..NAMES }))
+    Ok((base.decoder(layers), NAMES))
 }
 
 /// With its vision tower, which is ignored.

@@ -1,23 +1,6 @@
-//! Multimodal checkpoints with a text model inside: the text runs, everything else is ignored.
+//! Multimodal checkpoints with a text model inside: the text runs, everything else is left over.
 
-use crate::{
-    LoadError,
-    config_json::ConfigJson,
-    tensor_names::{Ignored, TensorNames},
-};
-
-/// What stands beside the text model.
-pub(super) const VISION: &[Ignored] = &[
-    Ignored::Ending("rotary_emb.inv_freq"),
-    Ignored::Beginning("vision_tower."),
-    Ignored::Beginning("vision_model."),
-    Ignored::Beginning("multi_modal_projector."),
-    Ignored::Beginning("model.vision_tower."),
-    Ignored::Beginning("model.vision_model."),
-    Ignored::Beginning("model.multi_modal_projector."),
-    Ignored::Beginning("vit_large_projector."),
-    Ignored::Beginning("vit_downsampler"),
-];
+use crate::{LoadError, config_json::ConfigJson, tensor_names::TensorNames};
 
 /// The section of the text model.
 pub(super) fn text_config<'a>(config: &ConfigJson<'a>) -> Result<ConfigJson<'a>, LoadError> {
@@ -27,10 +10,5 @@ pub(super) fn text_config<'a>(config: &ConfigJson<'a>) -> Result<ConfigJson<'a>,
 
 /// A text model's names where all of it stands below `language_model.`.
 pub(super) fn below_language_model(names: TensorNames) -> TensorNames {
-    TensorNames {
-        prefixes: &["language_model."],
-        lm_head: "language_model.lm_head",
-        ignored: VISION,
-        ..names
-    }
+    TensorNames { prefixes: &["language_model."], lm_head: "language_model.lm_head", ..names }
 }

@@ -20,6 +20,13 @@ enum Role {
     Router,
 }
 
+/// What stands before every name but that of the output projection.
+pub(super) fn prefix(source: &dyn TensorSource, names: &TensorNames) -> &'static str {
+    let has_embedding = |prefix: &&&str| source.contains(&format!("{prefix}{}.weight", names.embedding));
+    let prefix = names.prefixes.iter().find(has_embedding).or(names.prefixes.first()).copied();
+    prefix.unwrap_or_default()
+}
+
 pub(super) struct Claims<'a> {
     source: &'a mut dyn TensorSource,
     spec: &'a DecoderSpec,
@@ -41,9 +48,7 @@ impl<'a> Claims<'a> {
     ) -> Claims<'a> {
         let (tensors_total, bytes_total) = source.totals();
         let done = LoadProgress { tensors_done: 0, tensors_total, bytes_done: 0, bytes_total };
-        let has_embedding = |prefix: &&&str| source.contains(&format!("{prefix}{}.weight", names.embedding));
-        let prefix = names.prefixes.iter().find(has_embedding).or(names.prefixes.first()).copied();
-        Claims { spec, names, prefix: prefix.unwrap_or_default(), compute: None, progress, done, source }
+        Claims { spec, names, prefix: prefix(source, names), compute: None, progress, done, source }
     }
 
     /// All of a decoder's, in the memory of `to`.
