@@ -142,10 +142,29 @@ fn foreign_host() -> ApiError {
     )
 }
 
-/// The keys in the text of a key file: one per line; empty lines and lines that begin with `#` are skipped.
-pub fn parse_keys(text: &str) -> Vec<String> {
+/// The keys in a key file: one per line; empty lines and lines that begin with `#` are skipped.
+///
+/// # Errors
+/// When it is no text.
+pub fn parse_keys(file: &[u8]) -> Result<Vec<String>, &'static str> {
+    let text = decode(file).ok_or("not a text in UTF-8, or in UTF-16 with a byte-order mark")?;
     let lines = text.lines().map(str::trim);
-    lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(String::from).collect()
+    Ok(lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(String::from).collect())
+}
+
+/// The text of a file. Editors on Windows begin one with a byte-order mark, and PowerShell writes UTF-16.
+fn decode(file: &[u8]) -> Option<String> {
+    let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let (units, rest) = bytes.as_chunks();
+        rest.is_empty()
+            .then(|| String::from_utf16(&units.iter().copied().map(unit).collect::<Vec<_>>()).ok())?
+    };
+    match file {
+        [0xef, 0xbb, 0xbf, text @ ..] => String::from_utf8(text.into()).ok(),
+        [0xff, 0xfe, text @ ..] => utf16(text, u16::from_le_bytes),
+        [0xfe, 0xff, text @ ..] => utf16(text, u16::from_be_bytes),
+        text => String::from_utf8(text.into()).ok(),
+    }
 }
 
 #[cfg(test)]
@@ -223,6 +242,28 @@ mod tests {
 
     #[test]
     fn key_files_have_comments() {
-        assert_eq!(parse_keys("# keys\n\n alpha \nbeta # no comment\n"), ["alpha", "beta # no comment"]);
+        let keys = parse_keys(b"# keys\n\n alpha \nbeta # no comment\n").unwrap();
+        assert_eq!(keys, ["alpha", "beta # no comment"]);
+    }
+
+    #[test]
+    fn key_files_may_begin_with_a_byte_order_mark() {
+        let text = "alpha\r\n# keys\r\n\u{3b2}eta\r\n";
+        let units = || text.encode_utf16();
+        let files = [
+            text.as_bytes().to_vec(),
+            [&b"\xef\xbb\xbf"[..], text.as_bytes()].concat(),
+            units().fold(b"\xff\xfe".to_vec(), |file, unit| [file, unit.to_le_bytes().into()].concat()),
+            units().fold(b"\xfe\xff".to_vec(), |file, unit| [file, unit.to_be_bytes().into()].concat()),
+        ];
+        for file in files {
+            assert_eq!(parse_keys(&file).unwrap(), ["alpha", "\u{3b2}eta"], "{file:?}");
+        }
+        for marks in [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff", b"", b"\xef\xbb\xbf# none\n"] {
+            assert_eq!(parse_keys(marks).unwrap(), Vec::<String>::new(), "{marks:?}");
+        }
+        for wrong in [&b"\xff"[..], b"\xef\xbb", b"\xff\xfea", b"\xff\xfe\x00\xd8"] {
+            assert!(parse_keys(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

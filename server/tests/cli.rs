@@ -170,8 +170,18 @@ fn a_variable_is_a_flag() {
     assert_eq!(text(&raw.stdout), stdout(&["run", "--max-tokens", "9", "--raw", QUESTION]));
     let wrong = mosu(&["run", QUESTION]).env("MOSU_TEMPERATURE", "warm").output().unwrap();
     assert_eq!(wrong.status.code(), Some(2));
-    let keyless = mosu(&["serve", "--port", "0"]).env("MOSU_API_KEY", "").output().unwrap();
-    assert_eq!(keyless.status.code(), Some(2));
+    // Empty ones are not set, but for keys.
+    let mut unset = mosu(&["run", "--max-tokens", "3", QUESTION]);
+    for name in
+        ["MODEL", "THREADS", "TEMPERATURE", "SEED", "SYSTEM", "RAW", "CHAT_TEMPLATE", "MAX_TOKENS", "DEVICE"]
+    {
+        unset.env(format!("MOSU_{name}"), "");
+    }
+    assert_eq!(text(&unset.output().unwrap().stdout), text(&cut.stdout));
+    for key in ["MOSU_API_KEY", "MOSU_API_KEY_FILE"] {
+        let keyless = mosu(&["serve", "--port", "0"]).env(key, "").output().unwrap();
+        assert_eq!(keyless.status.code(), Some(2), "{key}");
+    }
 }
 
 #[test]
@@ -235,7 +245,59 @@ fn inspect_tells_what_a_checkpoint_is() {
     let report: Value = serde_json::from_str(text(&refused.stdout)).unwrap();
     assert!(report["refused"][0].as_str().unwrap().contains("safetensors"), "{report}");
     assert_eq!(report["context"], 64);
+    let with_flag = run(&["inspect", "-m", model.path(), "--json"]);
+    assert_eq!(text(&with_flag.stdout), text(&refused.stdout));
+    let by_variable = mosu(&["inspect", "--json"]).env("MOSU_MODEL", model.path()).output().unwrap();
+    assert_eq!(text(&by_variable.stdout), text(&refused.stdout));
     assert_eq!(run(&["inspect", "/nonexistent"]).status.code(), Some(3));
+}
+
+#[test]
+fn inspect_lists_the_tensors_that_are_not_needed() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/fixtures/gemma3_multimodal");
+    let model = model.to_str().unwrap();
+    let report: Value = serde_json::from_slice(&run(&["inspect", "-m", model, "--json"]).stdout).unwrap();
+    let names = report["ignored_tensors"].as_array().unwrap();
+    assert!(names.iter().any(|name| name.as_str().unwrap().contains("vision")), "{report}");
+    let shown = run(&["inspect", "-m", model]);
+    let row = format!("{} tensors: {}, ", names.len(), names[0].as_str().unwrap());
+    assert!(text(&shown.stdout).contains(&row), "{}", text(&shown.stdout));
+}
+
+#[test]
+fn a_file_is_no_model() {
+    let directory = Directory::new("files");
+    for (file, words) in [
+        ("model.gguf", "model.gguf: GGUF is not supported; give a directory"),
+        ("model.safetensors", "model.safetensors: is a file; give the directory around it"),
+        ("config.json", "config.json: is a file; give the directory around it"),
+    ] {
+        directory.write(file, "");
+        let path = directory.0.join(file);
+        let path = path.to_str().unwrap();
+        for args in [
+            &["inspect", "-m", path] as &[&str],
+            &["inspect", path],
+            &["run", "-m", path, "hi"],
+            &["bench", "-m", path],
+        ] {
+            let output = run(args);
+            assert_eq!(output.status.code(), Some(3), "{args:?}");
+            assert!(text(&output.stderr).contains(words), "{args:?}: {}", text(&output.stderr));
+        }
+    }
+}
+
+#[test]
+fn threads_beyond_the_cores_are_warned_of() {
+    let threads = std::thread::available_parallelism().unwrap().get() + 1;
+    let warned = run(&["run", "--threads", &threads.to_string(), "--max-tokens", "1", QUESTION]);
+    let said = text(&warned.stderr);
+    assert!(warned.status.success(), "{said}");
+    assert!(
+        said.starts_with(&format!("warning: --threads {threads} is more than there are cores")),
+        "{said}"
+    );
 }
 
 #[test]
@@ -302,6 +364,7 @@ fn help_shows_examples_and_variables() {
         ("serve", "MODEL HOST PORT API_KEY API_KEY_FILE STRICT_PARAMS DRAIN_TIMEOUT"),
         ("bench", "MODEL PROMPT_TOKENS OUTPUT_TOKENS BATCH REPEAT JSON THREADS"),
         ("doctor", "MODEL JSON DEVICE LOAD_FORMAT KV_CACHE_MEMORY"),
+        ("inspect", "MODEL JSON"),
     ] {
         let help = stdout(&[command, "--help"]);
         assert!(help.contains(&format!("Examples:\n  mosu {command}")) || command == "serve", "{help}");

@@ -9,7 +9,7 @@ use std::{
 };
 
 use clap::{Args, builder::BoolishValueParser};
-use mosu::{ChatTemplate, Inspection, LoadError, ModelSource};
+use mosu::{ChatTemplate, Inspection, ModelSource};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ use super::{exit::Failure, terminal, units};
 const EXAMPLES: &str = "\
 Examples:
   mosu inspect                   the demonstration model
-  mosu inspect ./DeepSeek-V3     family, switches, sizes, tokenizer, template; and what is refused
+  mosu inspect -m ./DeepSeek-V3  family, switches, sizes, tokenizer, template; and what is refused
   mosu inspect ./m --json        the same for a program, every switch of every layer
 
 Only headers are read: it takes no longer for larger models. Exit code 3 when something is refused.";
@@ -28,8 +28,11 @@ Only headers are read: it takes no longer for larger models. Exit code 3 when so
 #[command(after_help = EXAMPLES)]
 pub struct InspectArgs {
     /// Directory of a model in Hugging Face layout [default: the demonstration model inside this program]
-    #[arg(value_name = "DIR")]
+    #[arg(short, long, env = "MOSU_MODEL", value_name = "DIR")]
     model: Option<PathBuf>,
+    /// The same without a flag
+    #[arg(value_name = "DIR")]
+    directory: Option<PathBuf>,
     /// Print JSON
     #[arg(long, env = "MOSU_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
@@ -43,6 +46,8 @@ struct Report {
     /// Weights that one token meets.
     active_parameters: Option<u64>,
     weights: Option<Weights>,
+    /// Names of those that loading leaves aside.
+    ignored_tensors: Vec<String>,
     context: Option<usize>,
     kv_bytes_per_token: Option<u64>,
     eos_token_ids: Vec<u32>,
@@ -83,13 +88,8 @@ struct Layers {
 /// # Errors
 /// What is refused, after the rest has been printed.
 pub fn inspect(args: InspectArgs) -> Result<(), Failure> {
-    let source = args.model.map_or(ModelSource::Demo, ModelSource::Directory);
-    if let ModelSource::Directory(path) = &source
-        && !path.is_dir()
-    {
-        let remedy = "give a directory with config.json and *.safetensors, as on the Hugging Face hub".into();
-        return Err(LoadError::Missing { path: path.clone(), remedy }.into());
-    }
+    let source = args.directory.or(args.model).map_or(ModelSource::Demo, ModelSource::Directory);
+    source.check()?;
     let report = Report::new(mosu::inspect(&source));
     let text = if args.json { terminal::json(&report)? } else { terminal::table(&report.rows()) };
     io::stdout().write_all(text.as_bytes())?;
@@ -119,6 +119,7 @@ impl Report {
                 bytes: weights.bytes(),
                 bytes_by_type: weights.bytes_by_type,
             }),
+            ignored_tensors: found.ignored_tensors,
             context: spec.map(|spec| spec.max_position_embeddings),
             kv_bytes_per_token: found.kv_bytes_per_token,
             eos_token_ids: found.eos_token_ids,
@@ -142,6 +143,9 @@ impl Report {
             rows.push(("parameters", format!("{all}, of which a token meets {active}")));
         }
         rows.extend(self.weights.as_ref().map(|weights| ("weights", weights.describe())));
+        if !self.ignored_tensors.is_empty() {
+            rows.push(("not needed", units::some_of(&self.ignored_tensors, "tensor")));
+        }
         rows.extend(self.context.map(|tokens| ("context", units::count(tokens, "token"))));
         rows.extend(
             self.kv_bytes_per_token.map(|bytes| ("KV cache", format!("{} per token", units::bytes(bytes)))),

@@ -11,7 +11,10 @@ use clap::{Args, ValueEnum, builder::BoolishValueParser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mosu::{Engine, EngineOptions, LoadError, LoadFormat, LoadProgress, ModelSource};
 
-use super::units::{parse_bytes, parse_count};
+use super::{
+    terminal,
+    units::{self, parse_bytes, parse_count},
+};
 
 /// Which model, where it runs and how much it may use.
 #[derive(Args, Debug)]
@@ -66,7 +69,7 @@ impl ModelArgs {
 
     /// How many threads compute.
     pub fn threads(&self) -> usize {
-        self.threads.or(thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+        self.threads.map_or_else(cores, NonZeroUsize::get)
     }
 
     /// What the engine is to be loaded with.
@@ -92,14 +95,10 @@ impl ModelArgs {
 /// Loads a model, with a bar when somebody watches.
 ///
 /// # Errors
-/// As the engine says, and when there is no such directory.
+/// As the engine says.
 pub fn load(options: EngineOptions) -> Result<Engine, LoadError> {
-    if let ModelSource::Directory(directory) = &options.source
-        && !directory.exists()
-    {
-        let remedy =
-            "give a directory with config.json, tokenizer.json and *.safetensors, as on the Hugging Face hub";
-        return Err(LoadError::Missing { path: directory.clone(), remedy: remedy.into() });
+    if let Some(warning) = options.threads.and_then(|threads| too_many_threads(threads, cores())) {
+        terminal::note(&warning);
     }
     let bar = ProgressBar::hidden().with_style(bar_style(BAR));
     let started = Instant::now();
@@ -117,6 +116,19 @@ pub fn load(options: EngineOptions) -> Result<Engine, LoadError> {
     engine
 }
 
+/// Cores that this program may use.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// Every op waits for its slowest thread, and threads that share a core take turns.
+fn too_many_threads(threads: usize, cores: usize) -> Option<String> {
+    let cores = (threads > cores).then(|| units::count(cores, "core"))?;
+    Some(format!(
+        "warning: --threads {threads} is more than there are cores: {cores}; expect it to be slower"
+    ))
+}
+
 const BAR: &str = "loading {wide_bar} {bytes}/{total_bytes}, {msg}, {binary_bytes_per_sec}";
 
 /// Most models are there at once; a bar would only flash.
@@ -130,6 +142,13 @@ pub fn bar_style(template: &str) -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_beyond_the_cores_are_warned_of() {
+        assert_eq!(too_many_threads(2, 2), None);
+        let warning = too_many_threads(3, 2).unwrap();
+        assert!(warning.starts_with("warning: --threads 3 ") && warning.contains("2 cores"), "{warning}");
+    }
 
     #[test]
     fn bars_have_valid_templates() {

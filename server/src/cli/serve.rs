@@ -233,7 +233,8 @@ fn keys(
     }
     if let Some(file) = file {
         let refused = |what: String| Failure::Usage(format!("--api-key-file {}: {what}", file.display()));
-        let found = auth::parse_keys(&fs::read_to_string(file).map_err(|error| refused(error.to_string()))?);
+        let content = fs::read(file).map_err(|error| refused(error.to_string()))?;
+        let found = auth::parse_keys(&content).map_err(|what| refused(what.into()))?;
         if found.is_empty() {
             return Err(refused("holds no key; write one on a line".into()));
         }
@@ -281,6 +282,9 @@ fn show(app: &App, address: SocketAddr, keys: String) {
         ("KV blocks", format!("{} for {tokens} tokens in all", info.num_kv_blocks)),
         ("device", info.device.clone()),
     ];
+    if !info.ignored_tensors.is_empty() {
+        rows.push(("not needed", units::some_of(&info.ignored_tensors, "tensor")));
+    }
     rows.extend(info.memory.rows().into_iter().map(|(share, bytes)| (share, units::bytes(bytes))));
     rows.extend([("API key", keys), ("URL", format!("http://{address}/v1"))]);
     // Among the log's lines; a server goes on when nobody reads them.
@@ -331,6 +335,8 @@ mod tests {
         let file = env::temp_dir().join(format!("mosu-keys-{}", std::process::id()));
         fs::write(&file, "# mine\none\n two \n").unwrap();
         assert_eq!(keys(Some(&file), Some(Ok("three".into()))).unwrap(), ["three", "one", "two"]);
+        fs::write(&file, "\u{feff}one\r\n").unwrap();
+        assert_eq!(keys(Some(&file), None).unwrap(), ["one"]);
         fs::write(&file, "# none yet\n").unwrap();
         assert!(keys(Some(&file), None).unwrap_err().to_string().contains("holds no key"));
         fs::remove_file(&file).unwrap();

@@ -96,6 +96,14 @@ pub fn count(number: usize, what: &str) -> String {
     if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
+/// `5 tensors: a, b, c, ...`: how many, and the first of them.
+pub fn some_of(names: &[String], what: &str) -> String {
+    const SHOWN: usize = 3;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    format!("{}: {shown}{more}", count(names.len(), what))
+}
+
 /// `3.9 M`, `1.24 B`: a number of parameters.
 pub fn parameters(number: u64) -> String {
     let number = number as f64;
@@ -182,6 +190,8 @@ mod tests {
         assert_eq!(duration(Duration::from_millis(1250)), "1.25 s");
         assert_eq!(count(1, "token"), "1 token");
         assert_eq!(count(0, "token"), "0 tokens");
+        assert_eq!(some_of(&["a".into()], "tensor"), "1 tensor: a");
+        assert_eq!(some_of(&["a", "b", "c", "d"].map(String::from), "tensor"), "4 tensors: a, b, c, ...");
         assert_eq!(parameters(3_900_000), "3.9 M");
         assert_eq!(parameters(1_235_814_400), "1.24 B");
     }
