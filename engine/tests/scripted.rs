@@ -231,7 +231,7 @@ impl TokenPieces for ScriptedText {
         assert!(id != PANIC_TOKEN, "the tokenizer panicked");
         let is_byte = id < FAULT_TOKEN && id.is_multiple_of(2);
         let bytes = LETTERS.chunks(1).nth(id as usize)?;
-        Some(TokenPiece { bytes, is_byte, is_special: id == END_TOKEN })
+        Some(TokenPiece { bytes, is_byte, is_special: id == END_TOKEN, has_metaspace: false })
     }
 }
 

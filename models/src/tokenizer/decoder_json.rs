@@ -49,14 +49,23 @@ impl DecoderRules {
             return Err(format!("token id {id} is larger than the limit of {}", TokenTable::MAX_ID));
         }
         let mut table = TokenTable::default();
-        let added = tokenizer.get_added_vocabulary();
+        let (added, contents) = (tokenizer.get_added_vocabulary(), tokenizer.get_added_tokens_decoder());
         for id in 0..last.map_or(0, |last| last + 1) {
             let Some(token) = tokenizer.id_to_token(id) else {
                 table.skip();
                 continue;
             };
             let (bytes, is_byte) = self.spelling.bytes(&token);
-            table.push(TokenPiece { bytes: &bytes, is_byte, is_special: added.is_special_token(&token) });
+            let has_metaspace = self.spelling.has_metaspace(&token);
+            if has_metaspace && self.joining.start == Start::SpacesOfFirstToken && token.contains(' ') {
+                return Err(format!(
+                    "token {id}: spaces of both kinds, U+2581 and U+0020, are not supported"
+                ));
+            }
+            // The library spells a normalized token as a text has it, but knows special ones by their own names.
+            let content = contents.get(&id).map_or(&token, |rules| &rules.content);
+            let is_special = added.is_special_token(content);
+            table.push(TokenPiece { bytes: &bytes, is_byte, is_special, has_metaspace });
         }
         Ok(table)
     }
@@ -76,6 +85,14 @@ impl Spelling {
                     None => (text.into_owned().into_bytes(), false),
                 }
             }
+        }
+    }
+
+    /// Whether a token has U+2581, or what stands in its place.
+    fn has_metaspace(&self, token: &str) -> bool {
+        match self {
+            Spelling::ByteLevel => false,
+            Spelling::Text { replaced, .. } => replaced.iter().any(|(from, _)| token.contains(from)),
         }
     }
 }

@@ -37,11 +37,11 @@ pub(super) enum Start {
     Keep,
     /// That many spaces.
     Spaces(usize),
-    /// Every space of the first token.
+    /// Every U+2581 of the first token.
     SpacesOfFirstToken,
-    /// The space that the first token begins with; not one made of bytes.
+    /// The U+2581 that the first token begins with.
     SpaceOfFirstToken,
-    /// The space that a token begins with, until there is text.
+    /// The U+2581 that a token begins with, until there is text.
     SpaceOfEachToken,
 }
 
@@ -71,7 +71,7 @@ impl TextJoiner {
         let in_run = piece.is_byte || self.invalid == InvalidBytes::Beginning;
         if !in_run {
             self.flush(text);
-            self.show(&String::from_utf8_lossy(piece.bytes), !piece.is_special, text);
+            self.show(&String::from_utf8_lossy(piece.bytes), piece.has_metaspace, text);
             return;
         }
         self.held.extend_from_slice(piece.bytes);
@@ -128,13 +128,13 @@ impl TextJoiner {
         self.held.extend_from_slice(rest);
     }
 
-    /// Appends `new`, without what the beginning of a text drops. `is_token`: it is a token, neither special nor a byte.
-    fn show(&mut self, new: &str, is_token: bool, text: &mut String) {
+    /// Appends `new`, without what the beginning of a text drops.
+    fn show(&mut self, new: &str, has_metaspace: bool, text: &mut String) {
         if new.is_empty() || self.start == Start::Keep {
             text.push_str(new);
             return;
         }
-        let without_space = if is_token { new.strip_prefix(' ').unwrap_or(new) } else { new };
+        let without_space = if has_metaspace { new.strip_prefix(' ').unwrap_or(new) } else { new };
         let start = mem::replace(&mut self.start, Start::Keep);
         match start {
             Start::Keep => text.push_str(new),
@@ -145,7 +145,7 @@ impl TextJoiner {
                 }
                 text.push_str(&new[spaces..]);
             }
-            Start::SpacesOfFirstToken if is_token => text.extend(new.split(' ')),
+            Start::SpacesOfFirstToken if has_metaspace => text.extend(new.split(' ')),
             Start::SpacesOfFirstToken => text.push_str(new),
             Start::SpaceOfFirstToken => text.push_str(without_space),
             Start::SpaceOfEachToken => {
@@ -166,13 +166,17 @@ fn replacements(count: usize) -> String {
 mod tests {
     use super::*;
 
+    fn piece(bytes: &[u8], is_byte: bool) -> TokenPiece<'_> {
+        TokenPiece { bytes, is_byte, is_special: false, has_metaspace: !is_byte }
+    }
+
     /// Feeds bytes and words; a word is text of more than one byte, or one that begins with `#`.
     fn feed(invalid: InvalidBytes, start: Start, tokens: &[&[u8]]) -> Vec<String> {
         let mut joiner = TextJoiner::new(Joining { invalid, start });
         let push = |&token: &&[u8]| {
             let mut text = String::new();
             let is_byte = token.len() == 1 && invalid != InvalidBytes::Beginning;
-            joiner.push(TokenPiece { bytes: token, is_byte, is_special: false }, &mut text);
+            joiner.push(piece(token, is_byte), &mut text);
             text
         };
         let mut texts: Vec<String> = tokens.iter().map(push).collect();
@@ -210,10 +214,10 @@ mod tests {
         for (byte, expected) in
             [(b' ', Some("")), (b'\n', Some("\n")), (0xff, Some("\u{FFFD}\u{FFFD}\u{FFFD}"))]
         {
-            joiner.push(TokenPiece { bytes: &[byte], is_byte: true, is_special: false }, &mut text);
+            joiner.push(piece(&[byte], true), &mut text);
             assert_eq!(joiner.unfinished_run().as_deref(), expected);
         }
-        joiner.push(TokenPiece { bytes: b"word", is_byte: false, is_special: false }, &mut text);
+        joiner.push(piece(b"word", false), &mut text);
         assert_eq!((joiner.unfinished_run(), text.as_str()), (None, "\u{FFFD}\u{FFFD}\u{FFFD}word"));
     }
 
@@ -240,5 +244,15 @@ mod tests {
         }
         assert_eq!(feed(InvalidBytes::Run, Start::Spaces(3), &[b"  ", b"  a"]).concat(), " a");
         assert_eq!(feed(InvalidBytes::Byte, Start::SpaceOfFirstToken, &[b" ", b" a"]).concat(), "  a");
+    }
+    #[test]
+    fn an_added_token_keeps_its_spaces() {
+        for start in [Start::SpacesOfFirstToken, Start::SpaceOfFirstToken, Start::SpaceOfEachToken] {
+            let mut joiner = TextJoiner::new(Joining { invalid: InvalidBytes::Run, start });
+            let mut text = String::new();
+            joiner.push(TokenPiece { has_metaspace: false, ..piece(b" <gap>", false) }, &mut text);
+            joiner.push(piece(b" a", false), &mut text);
+            assert_eq!(text, " <gap> a", "{start:?}");
+        }
     }
 }

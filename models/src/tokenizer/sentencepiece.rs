@@ -133,7 +133,8 @@ impl SentencePiece {
             let text = piece.text.replace(SPACE, " ");
             let is_special = matches!(piece.kind, PieceKind::Control | PieceKind::Unknown);
             let bytes = byte.as_ref().map_or(text.as_bytes(), std::slice::from_ref);
-            add(&piece.text, TokenPiece { bytes, is_byte: byte.is_some(), is_special });
+            let has_metaspace = !is_special && piece.text.contains(SPACE);
+            add(&piece.text, TokenPiece { bytes, is_byte: byte.is_some(), is_special, has_metaspace });
         }
     }
 }

@@ -160,11 +160,20 @@ impl SplitMix64 {
     }
 }
 
-/// A tokenizer of the tests with another decoder.
+/// A tokenizer of the tests with another decoder, and with tokens that begin with a space of their own.
 fn with_decoder(decoder: Value) -> Tokenizer {
     let bytes = std::fs::read(directory("byte_fallback/tokenizer.json")).unwrap();
     let mut file: Value = serde_json::from_slice(&bytes).unwrap();
     file["decoder"] = decoder;
+    let added = file["added_tokens"].as_array_mut().unwrap();
+    for (id, content, special) in
+        [(600, " <gap>", false), (601, "  ", false), (602, " <end>", true), (603, "▁▁", true)]
+    {
+        let flags = json!({"single_word": false, "lstrip": false, "rstrip": false, "normalized": false});
+        let mut token = json!({"id": id, "content": content, "special": special});
+        token.as_object_mut().unwrap().extend(flags.as_object().unwrap().clone());
+        added.push(token);
+    }
     Tokenizer::from_bytes(file.to_string().as_bytes(), Path::new("tokenizer.json")).unwrap()
 }
 

@@ -9,6 +9,8 @@ pub struct TokenPiece<'a> {
     pub is_byte: bool,
     /// It is control rather than text.
     pub is_special: bool,
+    /// Its spaces are U+2581 in the vocabulary, which the beginning of a text may drop. An added token's are its own.
+    pub has_metaspace: bool,
 }
 
 /// The pieces of all tokens.
@@ -30,7 +32,7 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Absent,
-    Text { is_byte: bool, is_special: bool },
+    Text { is_byte: bool, is_special: bool, has_metaspace: bool },
 }
 
 impl TokenTable {
@@ -39,10 +41,11 @@ impl TokenTable {
 
     /// Adds the token with the next id.
     pub fn push(&mut self, piece: TokenPiece<'_>) {
-        let TokenPiece { bytes, is_byte, is_special } = piece;
+        let TokenPiece { bytes, is_byte, is_special, has_metaspace } = piece;
         self.bytes.extend_from_slice(bytes);
         self.present += 1;
-        self.tokens.push(Entry { end: self.bytes.len(), kind: Kind::Text { is_byte, is_special } });
+        self.tokens
+            .push(Entry { end: self.bytes.len(), kind: Kind::Text { is_byte, is_special, has_metaspace } });
     }
 
     /// Leaves the next id without a token.
@@ -53,9 +56,9 @@ impl TokenTable {
     pub fn get(&self, id: u32) -> Option<TokenPiece<'_>> {
         let index = usize::try_from(id).ok()?;
         let entry = self.tokens.get(index)?;
-        let Kind::Text { is_byte, is_special } = entry.kind else { return None };
+        let Kind::Text { is_byte, is_special, has_metaspace } = entry.kind else { return None };
         let start = index.checked_sub(1).map_or(0, |before| self.tokens[before].end);
-        Some(TokenPiece { bytes: &self.bytes[start..entry.end], is_byte, is_special })
+        Some(TokenPiece { bytes: &self.bytes[start..entry.end], is_byte, is_special, has_metaspace })
     }
 
     /// How many ids have a token.

@@ -50,6 +50,7 @@ struct OwnPiece {
     bytes: Vec<u8>,
     is_byte: bool,
     is_special: bool,
+    has_metaspace: bool,
 }
 
 impl Vocabulary {
@@ -64,11 +65,12 @@ impl Vocabulary {
         let mut added = Vec::new();
         model.for_each_piece(|name, piece| {
             let id = tokens.len() as u32;
-            let TokenPiece { bytes, is_byte, is_special } = piece;
+            let TokenPiece { bytes, is_byte, is_special, has_metaspace } = piece;
             if is_special {
                 added.push(AddedToken::special(id, name));
             }
-            tokens.insert(id, OwnPiece { name: Some(name.into()), bytes: bytes.into(), is_byte, is_special });
+            let (name, bytes) = (Some(name.into()), bytes.into());
+            tokens.insert(id, OwnPiece { name, bytes, is_byte, is_special, has_metaspace });
         });
         if config.added_tokens.is_empty() {
             added.extend((tokens.len() as u32..).zip(class.special).map(|(id, name)| AddedToken {
@@ -159,6 +161,7 @@ impl Parts {
             bytes: bytes.into(),
             is_byte: false,
             is_special: false,
+            has_metaspace: false,
         };
         let tokens = ranks.tokens().map(|(bytes, id)| (id, own(bytes))).collect();
         Parts { pieces: Pieces::Ranks(ranks), tokens, added, before, after: Vec::new() }
@@ -178,6 +181,7 @@ impl Parts {
                 bytes: content.clone().into_bytes(),
                 is_byte: false,
                 is_special: *special,
+                has_metaspace: false,
             };
             self.tokens.insert(*id, piece);
         }
@@ -210,9 +214,10 @@ impl Parts {
 fn table(tokens: &BTreeMap<u32, OwnPiece>) -> TokenTable {
     let mut table = TokenTable::default();
     let mut next = 0;
-    for (&id, OwnPiece { bytes, is_byte, is_special, .. }) in tokens {
+    for (&id, OwnPiece { bytes, is_byte, is_special, has_metaspace, .. }) in tokens {
+        let (is_byte, is_special, has_metaspace) = (*is_byte, *is_special, *has_metaspace);
         (next..id).for_each(|_| table.skip());
-        table.push(TokenPiece { bytes, is_byte: *is_byte, is_special: *is_special });
+        table.push(TokenPiece { bytes, is_byte, is_special, has_metaspace });
         next = id + 1;
     }
     table
