@@ -4,6 +4,7 @@
 mod added_tokens;
 mod byte_level;
 mod byte_pairs;
+mod configured;
 mod decoder_json;
 mod joining;
 mod prefix_search;
@@ -13,6 +14,7 @@ mod sentencepiece;
 mod special_tokens;
 #[cfg(test)]
 mod tests;
+mod token_files;
 mod token_table;
 mod tokenizer_config;
 mod vocabulary;
@@ -24,6 +26,7 @@ use serde_json::{Map, Value, json};
 
 use self::{
     decoder_json::{DecoderRules, fallback_byte},
+    token_files::TokenFile,
     token_table::TokenTable,
     tokenizer_config::TokenizerConfig,
     vocabulary::Vocabulary,
@@ -97,14 +100,18 @@ enum Inner {
 
 impl Tokenizer {
     /// Reads a model's tokenizer.json, else the vocabulary that it has in its place: `tokenizer.model`, a file of
-    /// ranks as tiktoken has them, or `tekken.json`, with the tokens that tokenizer_config.json adds.
+    /// ranks as tiktoken has them, or `tekken.json`; and what tokenizer_config.json says beside them.
     ///
     /// # Errors
     /// [`LoadError::Tokenizer`] when the file is broken or of a kind that is not supported, [`LoadError::Missing`] when
     /// there is none.
     pub fn load(source: &ModelSource) -> Result<Tokenizer, LoadError> {
         if let Some(bytes) = source.read(FILE, MAX_TOKENIZER_BYTES)? {
-            return Tokenizer::from_bytes(&bytes, &source.path(FILE));
+            let file = source.path(FILE);
+            let mut library = read_library(&bytes, &file)?;
+            configured::configure(&mut library, &TokenizerConfig::load(source)?)
+                .map_err(|message| LoadError::Tokenizer { file: source.path(TokenFile::CONFIG), message })?;
+            return Tokenizer::of_library(library, &file);
         }
         for (file, read) in VOCABULARIES {
             if let Some(bytes) = source.read(file, MAX_TOKENIZER_BYTES)? {
@@ -149,16 +156,17 @@ impl Tokenizer {
         Tokenizer::from_bytes(tokenizer.to_string().as_bytes(), Path::new("(bytes)"))
     }
 
-    /// Reads the contents of a tokenizer.json; `file` is its name in errors.
+    /// Reads the contents of a tokenizer.json, which alone has a say; `file` is its name in errors.
     pub fn from_bytes(bytes: &[u8], file: &Path) -> Result<Tokenizer, LoadError> {
+        Tokenizer::of_library(read_library(bytes, file)?, file)
+    }
+
+    fn of_library(library: tokenizers::Tokenizer, file: &Path) -> Result<Tokenizer, LoadError> {
         let broken = |message: String| LoadError::Tokenizer { file: file.into(), message };
-        let mut library =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| broken(error.to_string()))?;
-        library.with_truncation(None).map_err(|error| broken(error.to_string()))?;
-        library.with_padding(None);
         let decoder =
             serde_json::to_value(library.get_decoder()).map_err(|error| broken(error.to_string()))?;
         let rules = DecoderRules::read(&decoder).map_err(broken)?;
+        check_added_tokens(&library).map_err(broken)?;
         let table = rules.table(&library).map_err(broken)?;
         Ok(Tokenizer { inner: Inner::Json { library: Box::new(library), table, joining: rules.joining } })
     }
@@ -242,6 +250,27 @@ impl Tokenizer {
             Inner::Vocabulary(vocabulary) => vocabulary.table(),
         }
     }
+}
+
+fn read_library(bytes: &[u8], file: &Path) -> Result<tokenizers::Tokenizer, LoadError> {
+    let broken =
+        |error: tokenizers::Error| LoadError::Tokenizer { file: file.into(), message: error.to_string() };
+    let mut library = tokenizers::Tokenizer::from_bytes(bytes).map_err(broken)?;
+    library.with_truncation(None).map_err(broken)?;
+    library.with_padding(None);
+    Ok(library)
+}
+
+/// The library panics at a token of white space alone that takes more of it along, when another took it before.
+fn check_added_tokens(library: &tokenizers::Tokenizer) -> Result<(), String> {
+    let tokens = library.get_added_tokens_decoder();
+    for (id, rules) in tokens.into_iter().filter(|(_, rules)| rules.lstrip) {
+        let in_a_text = library.id_to_token(id).unwrap_or_default();
+        if rules.content.trim().is_empty() || in_a_text.trim().is_empty() {
+            return Err(format!("token {id}: `lstrip` of a token of white space alone is not supported"));
+        }
+    }
+    Ok(())
 }
 
 fn failed(error: tokenizers::Error) -> TokenizerError {

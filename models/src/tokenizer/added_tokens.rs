@@ -1,33 +1,21 @@
 //! Tokens beside a vocabulary's own: found in a text by their names before the rest is cut into pieces.
 
+use tokenizers::AddedToken as TokenRules;
+
 use super::prefix_search::PrefixSearch;
 
 /// A token with a name, as `added_tokens_decoder` of tokenizer_config.json describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AddedToken {
     pub id: u32,
-    pub content: String,
-    /// It is control rather than text.
-    pub special: bool,
-    /// It takes white space before it along.
-    pub lstrip: bool,
-    /// It takes white space behind it along.
-    pub rstrip: bool,
-    /// It is not found inside a word.
-    pub single_word: bool,
+    /// Its name, and how that is found in a text. Only a tokenizer.json can normalize a text before.
+    pub rules: TokenRules,
 }
 
 impl AddedToken {
     /// One that is control and nothing more.
     pub fn special(id: u32, content: &str) -> AddedToken {
-        AddedToken {
-            id,
-            content: content.into(),
-            special: true,
-            lstrip: false,
-            rstrip: false,
-            single_word: false,
-        }
+        AddedToken { id, rules: TokenRules::from(content, true) }
     }
 }
 
@@ -47,7 +35,7 @@ pub(super) struct AddedTokens {
 
 impl AddedTokens {
     pub fn new(tokens: Vec<AddedToken>) -> AddedTokens {
-        let names = (0..).zip(&tokens).map(|(index, token)| (token.content.as_bytes().into(), index));
+        let names = (0..).zip(&tokens).map(|(index, token)| (token.rules.content.as_bytes().into(), index));
         AddedTokens { names: PrefixSearch::new(names), tokens }
     }
 
@@ -62,14 +50,14 @@ impl AddedTokens {
                 continue;
             };
             let mut before = &text[start..at];
-            if token.lstrip {
+            if token.rules.lstrip {
                 before = before.trim_end();
             }
             if !before.is_empty() {
                 segments.push(Segment::Text(before));
             }
             segments.push(Segment::Token(token.id));
-            start = if token.rstrip { text.len() - text[end..].trim_start().len() } else { end };
+            start = if token.rules.rstrip { text.len() - text[end..].trim_start().len() } else { end };
             at = start;
         }
         if start < text.len() {
@@ -84,7 +72,7 @@ impl AddedTokens {
         let (token, end) = (&self.tokens[index as usize], at + len);
         let is_word = |character: Option<char>| character.is_some_and(|c| c.is_alphanumeric() || c == '_');
         let inside_word = is_word(text[..at].chars().next_back()) || is_word(text[end..].chars().next());
-        (!token.single_word || !inside_word).then_some((token, end))
+        (!token.rules.single_word || !inside_word).then_some((token, end))
     }
 }
 
@@ -94,13 +82,13 @@ mod tests {
 
     #[test]
     fn texts_are_cut_at_names() {
-        let stripping = AddedToken { lstrip: true, rstrip: true, ..AddedToken::special(2, "<pad>") };
-        let word = AddedToken { single_word: true, ..AddedToken::special(3, "sop") };
+        let stripping = TokenRules::from("<pad>", true).lstrip(true).rstrip(true);
+        let word = TokenRules::from("sop", true).single_word(true);
         let tokens = AddedTokens::new(vec![
             AddedToken::special(0, "<s>"),
             AddedToken::special(1, "<s>>"),
-            stripping,
-            word,
+            AddedToken { id: 2, rules: stripping },
+            AddedToken { id: 3, rules: word },
             AddedToken::special(4, "段"),
         ]);
         let cases: [(&str, &[Segment<'_>]); 7] = [

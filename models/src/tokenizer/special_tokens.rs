@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::{token_files::TokenFiles, vocabulary_class::JsonClass};
 use crate::{LoadError, ModelSource};
 
 /// The texts of a tokenizer's named special tokens, such as `bos_token`. A token that a model has not got is absent.
@@ -18,18 +19,18 @@ impl SpecialTokens {
         ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
     /// Reads tokenizer_config.json and, as transformers does when that lists no added tokens,
-    /// special_tokens_map.json over it. Both may be absent.
+    /// special_tokens_map.json over it. Both may be absent. What neither says, the class that they name does.
     pub fn load(source: &ModelSource) -> Result<SpecialTokens, LoadError> {
-        const CONFIG: &str = "tokenizer_config.json";
-        const MAP: &str = "special_tokens_map.json";
-        let mut tokens = SpecialTokens::default();
-        let mut legacy = true;
-        if let Some(config) = read_object(source, CONFIG)? {
-            tokens.update(&config, &source.path(CONFIG))?;
-            legacy = !config.contains_key("added_tokens_decoder");
-        }
-        if legacy && let Some(map) = read_object(source, MAP)? {
-            tokens.update(&map, &source.path(MAP))?;
+        SpecialTokens::of_files(&TokenFiles::read(source)?)
+    }
+
+    pub(super) fn of_files(files: &TokenFiles) -> Result<SpecialTokens, LoadError> {
+        let class = files.config.get("tokenizer_class").as_str().and_then(JsonClass::of);
+        let defaults = class.map_or(&[][..], |class| class.special_tokens);
+        let defaults = defaults.iter().map(|(name, text)| (*name, text.to_string()));
+        let mut tokens = SpecialTokens { tokens: defaults.collect() };
+        for file in files.iter() {
+            tokens.update(&file.object, &file.path)?;
         }
         Ok(tokens)
     }
@@ -66,14 +67,6 @@ impl SpecialTokens {
             }
         }
         Ok(())
-    }
-}
-
-fn read_object(source: &ModelSource, file: &str) -> Result<Option<Map<String, Value>>, LoadError> {
-    match source.read_json(file)? {
-        None => Ok(None),
-        Some(Value::Object(object)) => Ok(Some(object)),
-        Some(_) => Err(LoadError::Malformed { path: source.path(file), message: "not a JSON object".into() }),
     }
 }
 

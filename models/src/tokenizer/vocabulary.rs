@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use tokenizers::AddedToken as TokenRules;
+
 use super::{
     TokenizerError,
     added_tokens::{AddedToken, AddedTokens, Segment},
@@ -74,8 +76,8 @@ impl Vocabulary {
         });
         if config.added_tokens.is_empty() {
             added.extend((tokens.len() as u32..).zip(class.special).map(|(id, name)| AddedToken {
-                single_word: name.chars().all(char::is_alphabetic),
-                ..AddedToken::special(id, name)
+                id,
+                rules: TokenRules::from(*name, true).single_word(name.chars().all(char::is_alphabetic)),
             }));
         }
         let end = |add: Option<bool>, default: bool, name: &str| {
@@ -171,11 +173,12 @@ impl Parts {
     fn assemble(mut self, config: &TokenizerConfig) -> Result<Vocabulary, String> {
         let ids: HashSet<u32> = config.added_tokens.iter().map(|token| token.id).collect();
         let contents: HashSet<&str> =
-            config.added_tokens.iter().map(|token| token.content.as_str()).collect();
-        self.added.retain(|token| !ids.contains(&token.id) && !contents.contains(token.content.as_str()));
+            config.added_tokens.iter().map(|token| token.rules.content.as_str()).collect();
+        self.added
+            .retain(|token| !ids.contains(&token.id) && !contents.contains(token.rules.content.as_str()));
         self.added.extend(config.added_tokens.iter().cloned());
         for token in &self.added {
-            let AddedToken { id, content, special, .. } = token;
+            let AddedToken { id, rules: TokenRules { content, special, .. } } = token;
             let piece = OwnPiece {
                 name: Some(content.clone()),
                 bytes: content.clone().into_bytes(),
@@ -187,9 +190,9 @@ impl Parts {
         }
         let named = self.tokens.iter().filter_map(|(&id, piece)| Some((piece.name.clone()?, id)));
         let mut names: HashMap<String, u32> = named.collect();
-        names.extend(self.added.iter().map(|token| (token.content.clone(), token.id)));
+        names.extend(self.added.iter().map(|token| (token.rules.content.clone(), token.id)));
         for (_, name) in config.special_tokens.iter() {
-            let known = self.added.iter().any(|token| token.content == name);
+            let known = self.added.iter().any(|token| token.rules.content == name);
             if let Some((&id, false)) = names.get(name).map(|id| (id, known)) {
                 self.added.push(AddedToken::special(id, name));
                 self.tokens.entry(id).and_modify(|piece| piece.is_special = true);

@@ -116,3 +116,74 @@ impl PieceClass {
         }
     }
 }
+
+/// What a class of tokenizers does to a tokenizer.json: as transformers 4 has it, for which they were published.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct JsonClass {
+    /// As `tokenizer_class` spells it, without `Fast` at its end.
+    name: &'static str,
+    /// Whether a text begins with `bos_token` when `add_bos_token` does not say. `None`: tokenizer.json has the only
+    /// say on what begins and ends a text, and none of the flags counts.
+    pub adds_bos: Option<bool>,
+    /// Special tokens that tokenizer_config.json need not name.
+    pub special_tokens: &'static [(&'static str, &'static str)],
+}
+
+const JSON_CLASSES: [JsonClass; 6] = [
+    JsonClass {
+        name: "LlamaTokenizer",
+        adds_bos: Some(true),
+        special_tokens: &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
+    },
+    JsonClass {
+        name: "CodeLlamaTokenizer",
+        adds_bos: Some(true),
+        special_tokens: &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
+    },
+    JsonClass {
+        name: "GemmaTokenizer",
+        adds_bos: Some(true),
+        special_tokens: &[
+            ("bos_token", "<bos>"),
+            ("eos_token", "<eos>"),
+            ("unk_token", "<unk>"),
+            ("pad_token", "<pad>"),
+        ],
+    },
+    JsonClass {
+        name: "Qwen2Tokenizer",
+        adds_bos: None,
+        special_tokens: &[
+            ("eos_token", "<|endoftext|>"),
+            ("unk_token", "<|endoftext|>"),
+            ("pad_token", "<|endoftext|>"),
+        ],
+    },
+    JsonClass {
+        name: "GPT2Tokenizer",
+        adds_bos: None,
+        special_tokens: &[
+            ("bos_token", "<|endoftext|>"),
+            ("eos_token", "<|endoftext|>"),
+            ("unk_token", "<|endoftext|>"),
+        ],
+    },
+    JsonClass {
+        name: "BloomTokenizer",
+        adds_bos: None,
+        special_tokens: &[
+            ("bos_token", "<s>"),
+            ("eos_token", "</s>"),
+            ("unk_token", "<unk>"),
+            ("pad_token", "<pad>"),
+        ],
+    },
+];
+
+impl JsonClass {
+    /// The class of a name, which may end in `Fast`; any other leaves everything to the files.
+    pub fn of(name: &str) -> Option<JsonClass> {
+        let name = name.strip_suffix("Fast").unwrap_or(name);
+        JSON_CLASSES.into_iter().find(|class| class.name == name)
+    }
+}
