@@ -47,8 +47,8 @@ impl EndTokens {
     }
 }
 
-/// The id of the tokenizer's own `eos_token`, looked up among tokenizer.json's added tokens: making that tokenizer
-/// would take longer than loading the model. Vocabularies of other kinds are quick.
+/// The id of the tokenizer's own `eos_token`. It commonly stands among tokenizer.json's added tokens: making that
+/// tokenizer would take longer than loading the model. Vocabularies of other kinds are quick.
 fn tokenizer_eos(source: &ModelSource) -> Result<Option<u32>, LoadError> {
     #[derive(Deserialize)]
     struct TokenizerJson {
@@ -63,17 +63,42 @@ fn tokenizer_eos(source: &ModelSource) -> Result<Option<u32>, LoadError> {
 
     let special_tokens = SpecialTokens::load(source)?;
     let Some(eos) = special_tokens.get("eos_token") else { return Ok(None) };
-    let Some(bytes) = source.read("tokenizer.json", MAX_TOKENIZER_BYTES)? else {
-        return match Tokenizer::load(source) {
-            Err(LoadError::Missing { .. }) => Ok(None),
-            tokenizer => Ok(tokenizer?.id_of(eos)),
-        };
-    };
-    let not_valid = |error| not_valid(&source.path("tokenizer.json"), &error);
-    let TokenizerJson { added_tokens } = serde_json::from_slice(&bytes).map_err(not_valid)?;
-    Ok(added_tokens.into_iter().find(|token| token.content == eos).map(|token| token.id))
+    if let Some(bytes) = source.read("tokenizer.json", MAX_TOKENIZER_BYTES)? {
+        let not_valid = |error| not_valid(&source.path("tokenizer.json"), &error);
+        let TokenizerJson { added_tokens } = serde_json::from_slice(&bytes).map_err(not_valid)?;
+        if let Some(token) = added_tokens.into_iter().find(|token| token.content == eos) {
+            return Ok(Some(token.id));
+        }
+    }
+    match Tokenizer::load(source) {
+        Err(LoadError::Missing { .. }) => Ok(None),
+        tokenizer => Ok(tokenizer?.id_of(eos)),
+    }
 }
 
 fn not_valid(file: &Path, error: &serde_json::Error) -> LoadError {
     LoadError::Tokenizer { file: file.into(), message: format!("not valid: {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_tokenizers_own_end_token_is_found_wherever_it_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = ModelSource::Directory(dir.path().into());
+        let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/text/byte_level/tokenizer.json");
+        fs::copy(tokenizer, dir.path().join("tokenizer.json")).unwrap();
+        for (eos, id) in [("<|im_end|>", 598), ("<end>", 601), ("!", 0)] {
+            let listed = json!({"601": {"content": "<end>", "special": true}});
+            let config = json!({"eos_token": eos, "added_tokens_decoder": listed});
+            fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+            assert_eq!(tokenizer_eos(&source).unwrap(), Some(id), "{eos}");
+        }
+    }
 }
