@@ -65,7 +65,8 @@ fn read_one(json: &RawValue, path: String) -> Result<Value, ApiError> {
     }
     message.insert("role".into(), role.into());
     message.insert("content".into(), content.map_or(Value::Null, Value::String));
-    if let Some(calls) = tool_calls {
+    if let Some(mut calls) = tool_calls {
+        calls.iter_mut().for_each(parse_arguments);
         message.insert("tool_calls".into(), Value::Array(calls));
     }
     for &name in TEXTS {
@@ -74,6 +75,17 @@ fn read_one(json: &RawValue, path: String) -> Result<Value, ApiError> {
         }
     }
     Ok(Value::Object(message))
+}
+
+/// The arguments of a call are JSON in a string on the wire, and an object to templates. What is no object stays a
+/// string, but for the empty one, which stands for no arguments.
+fn parse_arguments(call: &mut Value) {
+    let Some(arguments) = call.pointer_mut("/function/arguments") else { return };
+    let Value::String(text) = &arguments else { return };
+    let object = if text.trim().is_empty() { Some(Map::new()) } else { serde_json::from_str(text).ok() };
+    if let Some(object) = object {
+        *arguments = Value::Object(object);
+    }
 }
 
 /// The role in the words of chat templates, which know no developers.
@@ -156,8 +168,26 @@ mod tests {
             {"role": "tool", "content": "4", "tool_call_id": "1"},
         ]);
         let read = read_json(&messages).unwrap();
-        assert_eq!(read[0]["tool_calls"], call);
+        assert_eq!(read[0]["tool_calls"][0]["id"], "1");
         assert_eq!(read[1]["tool_call_id"], "1");
+    }
+
+    #[test]
+    fn arguments_become_objects() {
+        let read = |arguments: Value| {
+            let call = json!({"function": {"name": "f", "arguments": arguments}});
+            let messages = json!([{"role": "assistant", "tool_calls": [call, {"id": "bare"}]}]);
+            let read = read_json(&messages).unwrap();
+            assert_eq!(read[0]["tool_calls"][1], json!({"id": "bare"}));
+            read[0]["tool_calls"][0]["function"]["arguments"].clone()
+        };
+        assert_eq!(read(json!(r#"{"b": 1, "a": [2.0, "x"]}"#)), json!({"b": 1, "a": [2.0, "x"]}));
+        assert_eq!(read(json!("")), json!({}));
+        for same in [json!("[1]"), json!("4"), json!("{\"a\": "), json!({"a": 1}), json!(null)] {
+            assert_eq!(read(same.clone()), same);
+        }
+        let deep = json!("{\"a\":".repeat(100_000));
+        assert_eq!(read(deep.clone()), deep);
     }
 
     #[test]
