@@ -3,36 +3,46 @@
 //! Templates are Jinja as transformers' `apply_chat_template` runs it. They come with the model, so they are not
 //! trusted: see [`environment`] for the limits. What differs from Python:
 //! - `strftime_now` gives UTC, not local time;
-//! - `cycler`, `joiner`, `lipsum` and the filters for HTML and for word wrapping are absent;
-//! - texts are not formatted by `%`, only by the filter `format`, and `safe` changes nothing: in Python, adding to a safe
-//!   text escapes the other one as HTML;
-//! - inside printed lists, and with `~`, floats beyond 1e16 or below 1e-4 are spelled as Rust does;
-//! - `strip` and `isdigit` follow Unicode where Python has a list of its own (U+001C to U+001F, say).
+//! - `cycler`, `joiner`, `lipsum`, `random`, `pprint` and the filters for HTML are refused by name, and so are methods that
+//!   Python alone has;
+//! - `safe` changes nothing: in Python, adding to a safe text escapes the other one as HTML;
+//! - with `~`, floats beyond 1e16 or below 1e-4 are spelled as Rust does;
+//! - the default of a macro's argument cannot name another argument: that is undefined;
+//! - much that Python refuses is let through: the order of a text and a number, a loop over `none`;
+//! - `isdigit` and the words of `wordcount` follow Unicode where Python has lists of its own.
+//!
+//! The tables of models/tests/text/make_jinja.py hold Jinja2's filters, tests, operators and methods one by one: what agrees,
+//! what is refused by name, and what differs.
 
+mod arguments;
 mod builtin;
 mod continuation;
+mod dialect;
 mod environment;
-mod generation;
+mod files;
+mod filters;
+mod globals;
 mod json;
 mod methods;
+mod predicates;
+mod printf;
+mod repr;
 mod strftime;
 #[cfg(test)]
 mod tests;
+mod text;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use minijinja::Environment;
 use serde_json::{Map, Value};
 
-use self::{builtin::Builtin, environment::Fuel};
+use self::{
+    builtin::Builtin,
+    environment::Fuel,
+    files::{DEFAULT, TOOL_USE},
+};
 use crate::{LoadError, ModelSource, source::read_limited, tokenizer::SpecialTokens};
-
-const FILE: &str = "chat_template.jinja";
-const CONFIG: &str = "tokenizer_config.json";
-
-/// The template for conversations, and the one that some models have for conversations with tools.
-const DEFAULT: &str = "default";
-const TOOL_USE: &str = "tool_use";
 
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 
@@ -78,27 +88,26 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The model's template: chat_template.jinja, else `chat_template` of tokenizer_config.json, which is a string or
-    /// a list of `{name, template}`; `None` when the model has none.
+    /// The model's own templates; `None` when it has none.
+    ///
+    /// # Errors
+    /// What is wrong with them. A model whose templates cannot be used can still continue texts.
     pub fn load(source: &ModelSource) -> Result<Option<ChatTemplate>, LoadError> {
-        let special_tokens = SpecialTokens::load(source)?;
-        if let Some(text) = source.read_text(FILE)? {
-            return compile(&[(DEFAULT, &text)], &source.path(FILE), special_tokens).map(Some);
+        let templates = files::find(source)?;
+        if templates.is_empty() {
+            return Ok(None);
         }
-        let file = source.path(CONFIG);
-        let config = source.read_json(CONFIG)?.unwrap_or_default();
-        let templates = match &config["chat_template"] {
-            Value::Null => return Ok(None),
-            Value::String(text) => vec![(DEFAULT, text.as_str())],
-            Value::Array(list) => named_templates(list, &file)?,
-            _ => return Err(config_error(&file, "must be a string or a list of {name, template}")),
-        };
-        compile(&templates, &file, special_tokens).map(Some)
+        let mut environment = new_environment(&source.path(templates[0].file))?;
+        for template in &templates {
+            compile(&mut environment, template.name, &template.text, &source.path(template.file))?;
+        }
+        let special_tokens = SpecialTokens::load(source)?;
+        Ok(Some(ChatTemplate { environment, special_tokens, end_tokens: &[] }))
     }
 
-    /// The file that [`ChatTemplate::load`] found a template in.
+    /// The file that [`ChatTemplate::load`] found the template for conversations in.
     pub(crate) fn file(source: &ModelSource) -> &'static str {
-        if source.has(FILE) { FILE } else { CONFIG }
+        files::file(source)
     }
 
     /// The template that a user chose for a model: a built-in one by its name, else a file.
@@ -136,12 +145,18 @@ impl ChatTemplate {
             path: path.into(),
             message: format!("not UTF-8: {error}"),
         })?;
-        compile(&[(DEFAULT, &text)], path, SpecialTokens::load(source)?)
+        ChatTemplate::of_text(&text, path, SpecialTokens::load(source)?)
     }
 
     /// A template from its text.
     pub fn from_source(template: &str, special_tokens: SpecialTokens) -> Result<ChatTemplate, LoadError> {
-        compile(&[(DEFAULT, template)], &PathBuf::from("<template>"), special_tokens)
+        ChatTemplate::of_text(template, Path::new("<template>"), special_tokens)
+    }
+
+    fn of_text(text: &str, file: &Path, special_tokens: SpecialTokens) -> Result<ChatTemplate, LoadError> {
+        let mut environment = new_environment(file)?;
+        compile(&mut environment, DEFAULT, text, file)?;
+        Ok(ChatTemplate { environment, special_tokens, end_tokens: &[] })
     }
 
     /// Renders a conversation to the text of a prompt, which already holds the special tokens it needs: encode it
@@ -162,7 +177,20 @@ impl ChatTemplate {
         continuation::cut(text, &content)
     }
 
+    /// Renders messages whose null fields are absent, as in transformers. Where an answer's null content makes that fail,
+    /// it is `none`, which templates were given before transformers left it out and which some look for, and at last the
+    /// empty text, which servers give to templates that put texts together.
     fn run(&self, request: &ChatRequest, messages: &[Value]) -> Result<String, ChatTemplateError> {
+        let rendered = self.run_once(request, messages);
+        if rendered.is_ok() || !messages.iter().any(lacks_content) {
+            return rendered;
+        }
+        let mut contents = [Value::Null, "".into()].into_iter();
+        let again = contents.find_map(|content| self.run_once(request, &with_content(messages, &content)).ok());
+        again.map_or(rendered, Ok)
+    }
+
+    fn run_once(&self, request: &ChatRequest, messages: &[Value]) -> Result<String, ChatTemplateError> {
         let name = match &request.tools {
             Some(_) if self.environment.get_template(TOOL_USE).is_ok() => TOOL_USE,
             _ => DEFAULT,
@@ -201,36 +229,39 @@ impl ChatTemplate {
     }
 }
 
-fn config_error(file: &Path, message: &str) -> LoadError {
-    LoadError::Config { file: file.into(), key: "chat_template".into(), message: message.into() }
+fn broken(file: &Path, message: String) -> LoadError {
+    LoadError::Template { file: file.into(), message }
 }
 
-fn named_templates<'a>(list: &'a [Value], file: &Path) -> Result<Vec<(&'static str, &'a str)>, LoadError> {
-    let find = |name: &'static str| {
-        let entry = list.iter().find(|entry| entry["name"] == name)?;
-        Some((name, entry["template"].as_str()?))
-    };
-    let default =
-        find(DEFAULT).ok_or_else(|| config_error(file, "the list has no template named \"default\""))?;
-    Ok([Some(default), find(TOOL_USE)].into_iter().flatten().collect())
+fn new_environment(file: &Path) -> Result<Environment<'static>, LoadError> {
+    environment::new().map_err(|error| broken(file, error.to_string()))
 }
 
 fn compile(
-    templates: &[(&'static str, &str)],
+    environment: &mut Environment<'static>,
+    name: &'static str,
+    text: &str,
     file: &Path,
-    special_tokens: SpecialTokens,
-) -> Result<ChatTemplate, LoadError> {
-    let broken = |message: String| LoadError::Template { file: file.into(), message };
-    let mut environment = environment::new().map_err(|error| broken(error.to_string()))?;
-    for (name, text) in templates {
-        if text.len() > MAX_TEMPLATE_BYTES {
-            return Err(broken(format!("larger than the limit of {MAX_TEMPLATE_BYTES} bytes")));
-        }
-        environment
-            .add_template_owned(*name, generation::rewrite(text))
-            .map_err(|error| broken(error.to_string()))?;
+) -> Result<(), LoadError> {
+    if text.len() > MAX_TEMPLATE_BYTES {
+        return Err(broken(file, format!("larger than the limit of {MAX_TEMPLATE_BYTES} bytes")));
     }
-    Ok(ChatTemplate { environment, special_tokens, end_tokens: &[] })
+    environment
+        .add_template_owned(name, dialect::rewrite(text))
+        .map_err(|error| broken(file, error.to_string()))
+}
+
+/// An answer of nothing but calls, as a rule.
+fn lacks_content(message: &Value) -> bool {
+    message["role"] == "assistant" && message.get("content").is_none()
+}
+
+fn with_content(messages: &[Value], content: &Value) -> Vec<Value> {
+    let mut messages = messages.to_vec();
+    for message in messages.iter_mut().filter(|message| lacks_content(message)) {
+        message["content"] = content.clone();
+    }
+    messages
 }
 
 /// The messages without null fields, and with reasoning under both names that templates read, as transformers has

@@ -8,18 +8,16 @@
 use std::{
     fmt::{self, Write},
     thread,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value, filters,
-    syntax::SyntaxConfig,
-    value::{Kwargs, ValueKind},
+    AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value, syntax::SyntaxConfig,
+    value::ValueKind,
 };
 
 use serde_json::Value as Json;
 
-use super::{ChatTemplateError, json, methods, strftime};
+use super::{ChatTemplateError, filters, globals, globals::Raised, json, methods, predicates};
 
 /// What a template may do: an instruction costs one unit, and so do 64 bytes of text that it makes.
 #[derive(Clone, Copy, Debug)]
@@ -60,11 +58,6 @@ const BYTES_PER_FUEL: u64 = 64;
 /// Writing lists and dictionaries is slower than copying text.
 const LIST_BYTES_PER_FUEL: u64 = 4;
 
-/// What `raise_exception` was called with.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Raised(String);
-
 /// An environment as transformers sets it up.
 pub(super) fn new() -> Result<Environment<'static>, Error> {
     let mut environment = Environment::new();
@@ -75,14 +68,9 @@ pub(super) fn new() -> Result<Environment<'static>, Error> {
     environment.set_debug(false);
     environment.set_formatter(format);
     environment.set_unknown_method_callback(methods::call);
-    environment.remove_global("debug");
-    environment.add_function("raise_exception", raise_exception);
-    environment.add_function("strftime_now", strftime_now);
-    environment.add_filter("tojson", json::tojson);
-    environment.add_filter("fromjson", json::fromjson);
-    environment.add_filter("join", join_filter);
-    environment.add_filter("sum", sum);
-    environment.add_test("sequence", is_sequence);
+    filters::add(&mut environment);
+    predicates::add(&mut environment);
+    globals::add(&mut environment);
     Ok(environment)
 }
 
@@ -117,16 +105,6 @@ fn rendering_error(error: &Error) -> ChatTemplateError {
     ChatTemplateError::Render(error.to_string())
 }
 
-fn raise_exception(state: &State, message: &Value) -> Result<Value, Error> {
-    let message = to_text(state, message)?;
-    Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
-}
-
-fn strftime_now(format: &str) -> Result<String, Error> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
-    strftime::strftime(format, now).map_err(|message| Error::new(ErrorKind::InvalidOperation, message))
-}
-
 /// Prints a value as Python does.
 fn format(output: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     match value.as_str() {
@@ -145,11 +123,17 @@ pub(super) fn to_text(state: &State, value: &Value) -> Result<String, Error> {
     if value.kind() == ValueKind::Number && !value.is_integer() {
         return Ok(json::float_text(f64::try_from(value.clone())?));
     }
-    let mut text = BoundedText { text: String::new(), limit: list_byte_budget(state) };
-    match write!(text, "{value}") {
-        Ok(()) => Ok(text.text),
-        Err(fmt::Error) => Err(Error::from(ErrorKind::OutOfFuel)),
+    if value.is_undefined() {
+        return Ok(String::new());
     }
+    repr(state, value)
+}
+
+/// A value as Python prints it inside of lists.
+pub(super) fn repr(state: &State, value: &Value) -> Result<String, Error> {
+    let mut text = BoundedText { text: String::new(), limit: list_byte_budget(state) };
+    super::repr::write(&mut text, value, 0)?;
+    Ok(text.text)
 }
 
 /// How many bytes of text the remaining fuel pays for.
@@ -199,6 +183,7 @@ pub(super) fn join(
 ) -> Result<Value, Error> {
     let mut joined = BoundedText { text: String::new(), limit: byte_budget(state) };
     for (index, item) in items.enumerate() {
+        state.consume_fuel(1)?;
         if index > 0 {
             joined.push(separator)?;
         }
@@ -209,40 +194,4 @@ pub(super) fn join(
         }
     }
     Ok(joined.text.into())
-}
-
-fn join_filter(
-    state: &State,
-    items: &Value,
-    separator: Option<&str>,
-    kwargs: Kwargs,
-) -> Result<Value, Error> {
-    let separator = separator.or(kwargs.get("d")?).unwrap_or("");
-    let attribute: Option<&str> = kwargs.get("attribute")?;
-    kwargs.assert_all_used()?;
-    let items = items.try_iter()?.checked().map(|item| match attribute {
-        Some(name) => item?.get_attr(name),
-        None => item,
-    });
-    join(state, separator, items)
-}
-
-/// Sums numbers or lists. As in Python, texts are not summed: the time would be quadratic.
-fn sum(
-    state: &State,
-    items: Value,
-    attribute: Option<&str>,
-    start: Option<Value>,
-    kwargs: Kwargs,
-) -> Result<Value, Error> {
-    let start = start.or(kwargs.get("start")?);
-    if start.as_ref().is_some_and(|start| start.as_str().is_some()) {
-        return Err(Error::new(ErrorKind::InvalidOperation, "sum: cannot sum strings"));
-    }
-    filters::sum(state, items, attribute, start, kwargs)
-}
-
-/// As in Jinja, where whatever has a length and items is a sequence.
-fn is_sequence(value: &Value) -> bool {
-    matches!(value.kind(), ValueKind::Undefined | ValueKind::String | ValueKind::Seq | ValueKind::Map)
 }

@@ -1,11 +1,11 @@
 //! JSON in templates: values from requests, and the filters `tojson` (as Python's `json.dumps`) and `fromjson`.
 
-use minijinja::{
-    Error, ErrorKind, State, Value,
-    value::{Kwargs, ValueKind},
-};
+use minijinja::{Error, State, Value, value::ValueKind};
 
-use super::environment::{BoundedText, list_byte_budget};
+use super::{
+    arguments::{Args, bind_filter, invalid, truth},
+    environment::{BoundedText, list_byte_budget},
+};
 
 const MAX_DEPTH: usize = 128;
 const MAX_INDENT: usize = 64;
@@ -37,36 +37,47 @@ pub(super) fn fromjson(text: &str) -> Result<Value, Error> {
     }
 }
 
-/// The filter `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
-pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<String, Error> {
-    let indent = match options.get::<Option<Value>>("indent")? {
+/// The filter `tojson`, as transformers defines it.
+pub(super) fn tojson(state: &State, args: Args) -> Result<String, Error> {
+    let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
+    let (value, [ensure_ascii, indent, separators, sort_keys]) = bind_filter("tojson", names, args)?;
+    let indent = match indent.filter(|indent| !indent.is_none()) {
         None => None,
         Some(text) if text.as_str().is_some() => text.as_str().map(str::to_string),
-        Some(width) => Some(" ".repeat(usize::try_from(width)?.min(MAX_INDENT))),
+        Some(width) => Some(" ".repeat(usize::try_from(to_integer(&width)?).unwrap_or(0).min(MAX_INDENT))),
     };
-    let separators: Option<Vec<String>> = options.get("separators")?;
-    let (item, key) = match separators.as_deref() {
-        None if indent.is_some() => (",".to_string(), ": ".to_string()),
-        None => (", ".to_string(), ": ".to_string()),
-        Some([item, key]) => (item.clone(), key.clone()),
-        Some(_) => return Err(invalid("tojson: separators must be a pair of strings")),
-    };
+    let separators = separators.filter(|separators| !separators.is_none()).map(pair).transpose()?;
+    let (item, key) = separators
+        .unwrap_or_else(|| (if indent.is_some() { "," } else { ", " }.to_string(), ": ".to_string()));
     let mut writer = Writer {
         output: BoundedText { text: String::new(), limit: list_byte_budget(state) },
-        ensure_ascii: options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
-        sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+        ensure_ascii: truth(ensure_ascii),
+        sort_keys: truth(sort_keys),
         indent,
         item,
         key,
         depth: 0,
     };
-    options.assert_all_used()?;
-    writer.value(value)?;
+    writer.value(&value)?;
     Ok(writer.output.text)
 }
 
-fn invalid(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, message.into())
+fn to_integer(value: &Value) -> Result<i64, Error> {
+    if value.kind() == ValueKind::Bool { Ok(value.is_true().into()) } else { i64::try_from(value.clone()) }
+}
+
+fn pair(separators: Value) -> Result<(String, String), Error> {
+    let wrong = || invalid("tojson: separators must be a pair of strings");
+    let texts: Result<Vec<String>, Error> = separators
+        .try_iter()?
+        .checked()
+        .take(3)
+        .map(|text| text?.as_str().map(str::to_string).ok_or_else(wrong))
+        .collect();
+    match <[String; 2]>::try_from(texts?) {
+        Ok([item, key]) => Ok((item, key)),
+        Err(_) => Err(wrong()),
+    }
 }
 
 struct Writer {

@@ -1,8 +1,11 @@
 //! Against transformers (models/tests/text/make_templates.py), and against templates that mean harm.
 
+mod jinja;
+
 use std::{
     collections::HashMap,
     fs,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -197,6 +200,36 @@ fn hostile_templates_are_harmless() {
         format!("{double}{{{{ '{{}}'.format(ns.x) }}}}"),
         format!("{double}{{{{ raise_exception(ns.x) }}}}"),
         "{{ [1, 2] | tojson(indent=100000000000) }}".into(),
+        "{{ 1 | tojson(separators=['x'] * 100000000) }}".into(),
+        "{{ 'x' | center(1000000000000) }}{{ 'x'.ljust(1000000000000) }}".into(),
+        "{{ 'x'.center(1000000000000, '好') }}".into(),
+        "{{ '7'.zfill(1000000000000) }}".into(),
+        "{{ '%1000000000d' % 1 }}".into(),
+        "{{ '%*d' % (1000000000, 1) }}".into(),
+        "{{ '%.99999999999999999999f' % 1.5 }}".into(),
+        format!("{big}{{{{ '%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s%s' % ((x,) * 20) }}}}"),
+        "{{ ('%%' * 8000000) % () }}".into(),
+        "{{ ('\n' * 100000) | indent(100000, true, true) }}".into(),
+        "{{ 'a\nb' | indent(1000000000000) }}".into(),
+        format!("{big}{{{{ ('a\n' * 100000) | indent(x) }}}}"),
+        format!("{big}{{{{ x | wordwrap(1) | length }}}}"),
+        format!("{big}{{{{ (x ~ ' b') | wordwrap(1, wrapstring=x) }}}}"),
+        format!("{big}{{{{ x | wordwrap(2, break_on_hyphens=false) | length }}}}"),
+        "{{ ('a-b ' * 4000000) | wordwrap(3) | length }}".into(),
+        format!("{big}{{{{ x | truncate(1000000000000000000, true, x) | length }}}}"),
+        format!("{big}{{{{ (x | replace('a', '<')) | striptags | length }}}}"),
+        format!("{big}{{{{ (x | replace('a', '&')) | striptags | length }}}}"),
+        format!("{big}{{{{ (x | replace('a', '&')) | urlencode | length }}}}"),
+        "{{ ([['', '']] * 100000000) | urlencode | length }}".into(),
+        "{{ ([''] * 100000000) | join | length }}".into(),
+        "{{ ([''] * 100000000) | map('trim') | list | length }}".into(),
+        "{{ ([1] * 100000000) | groupby('x') | length }}{{ ([1] * 100000000) | sort }}".into(),
+        "{{ ([1] * 100000000).index(2) }}".into(),
+        "{{ ([1] * 100000000).count(2) }}".into(),
+        "{{ dict([[1, 2]] * 100000000) | length }}".into(),
+        "{{ range(9) | batch(1000000000000, 'x') }}".into(),
+        "{{ range(9) | slice(1000000000000, 'x') }}".into(),
+        "{{ 10 | round(1000000000) }}{{ '1' * 100000 | int }}{{ ('1' * 100000) | int | string | length }}".into(),
         format!("{deep}{{{{ ns.x | tojson }}}}"),
         format!("{deep}{{{{ ns.x }}}}"),
         format!("{deep}{{{{ ns.x ~ '' }}}}"),
@@ -243,14 +276,14 @@ fn broken_templates_are_errors() {
 
 #[test]
 fn loads_from_the_files_of_a_model() {
-    let dir = std::env::temp_dir().join(format!("mosu-chat-template-{}", std::process::id()));
-    fs::create_dir_all(&dir).unwrap();
-    let source = ModelSource::Directory(dir.clone());
-    let write = |file: &str, text: &str| fs::write(dir.join(file), text).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let source = ModelSource::Directory(dir.path().into());
+    let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
     let rendered = |tools: Option<Vec<Value>>| {
         let template = ChatTemplate::load(&source).unwrap().unwrap();
         template.render(&ChatRequest { tools, ..hello() }).unwrap()
     };
+    let with_tools = || rendered(Some(vec![json!({})]));
     assert!(ChatTemplate::load(&source).unwrap().is_none());
 
     write(
@@ -259,22 +292,42 @@ fn loads_from_the_files_of_a_model() {
     );
     assert_eq!(rendered(None), "one </s>");
 
-    let list = json!({"chat_template": [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "two"}]});
-    write("tokenizer_config.json", &list.to_string());
-    assert_eq!(rendered(None), "two");
-    assert_eq!(rendered(Some(vec![json!({})])), "tools");
+    let named = [
+        json!([{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "two"}]),
+        json!({"tool_use": "tools", "default": "two", "rag": "x"}),
+    ];
+    for templates in named {
+        write("tokenizer_config.json", &json!({"chat_template": templates}).to_string());
+        assert_eq!((rendered(None), with_tools()), ("two".into(), "tools".into()));
+    }
 
-    write("chat_template.jinja", "three {{ eos_token }}\n");
+    write("chat_template.json", r#"{"chat_template": "three"}"#);
+    assert_eq!((rendered(None), with_tools()), ("three".into(), "three".into()));
+    assert_eq!(ChatTemplate::file(&source), "chat_template.json");
+
+    write("chat_template.jinja", "four {{ eos_token }}\n");
     write("special_tokens_map.json", r#"{"eos_token": "<end>"}"#);
-    assert_eq!(rendered(Some(vec![json!({})])), "three <end>");
+    assert_eq!(with_tools(), "four <end>");
+    assert_eq!(ChatTemplate::file(&source), "chat_template.jinja");
 
-    write("other.jinja", "four {{ eos_token }}");
-    let other = ChatTemplate::from_file(&dir.join("other.jinja"), &source).unwrap();
-    assert_eq!(other.render(&hello()).unwrap(), "four <end>");
-    assert!(matches!(ChatTemplate::from_file(&dir.join("none"), &source), Err(LoadError::Missing { .. })));
+    fs::create_dir(dir.path().join("additional_chat_templates")).unwrap();
+    write("additional_chat_templates/tool_use.jinja", "five");
+    assert_eq!((rendered(None), with_tools()), ("four <end>".into(), "five".into()));
+    for file in ["chat_template.jinja", "chat_template.json"] {
+        fs::remove_file(dir.path().join(file)).unwrap();
+    }
+    assert_eq!((rendered(None), with_tools()), ("two".into(), "five".into()));
 
-    fs::remove_file(dir.join("chat_template.jinja")).unwrap();
-    for wrong in [r#"{"chat_template": 1}"#, r#"{"chat_template": [{"name": "rag", "template": "x"}]}"#] {
+    write("other.jinja", "six {{ eos_token }}");
+    let other = ChatTemplate::from_file(&dir.path().join("other.jinja"), &source).unwrap();
+    assert_eq!(other.render(&hello()).unwrap(), "six <end>");
+    assert!(matches!(
+        ChatTemplate::from_file(&dir.path().join("none"), &source),
+        Err(LoadError::Missing { .. })
+    ));
+
+    for wrong in ["{}", r#"{"chat_template": 1}"#, r#"{"chat_template": [{"name": "rag", "template": "x"}]}"#]
+    {
         write("tokenizer_config.json", wrong);
         assert!(
             matches!(ChatTemplate::load(&source), Err(LoadError::Config { ref key, .. }) if key == "chat_template")
@@ -282,5 +335,7 @@ fn loads_from_the_files_of_a_model() {
     }
     write("tokenizer_config.json", r#"{"chat_template": "{% if %}"}"#);
     assert!(ChatTemplate::load(&source).unwrap_err().to_string().contains("tokenizer_config.json"));
-    fs::remove_dir_all(&dir).unwrap();
+    write("tokenizer_config.json", r#"{"chat_template": "fine"}"#);
+    write("additional_chat_templates/tool_use.jinja", "{% if %}");
+    assert!(ChatTemplate::load(&source).unwrap_err().to_string().contains("tool_use.jinja"));
 }

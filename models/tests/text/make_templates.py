@@ -11,6 +11,7 @@ from pathlib import Path
 from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
 
 HERE = Path(__file__).parent
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
@@ -347,6 +348,10 @@ Q: {{ message.content }}
     "reasoning": "{% for m in messages %}{{ m.reasoning_content }}|{{ m.thinking }}|{{ m | tojson }}\n{% endfor %}",
     "trimming": "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</>{% endfor %}",
     "dropping": "{% for m in messages %}{{ m.role }} {{ 'content' }}{% endfor %}",
+    "content_none": "{% for m in messages %}{% if m.role == 'assistant' and m.content is none %}<calls {{ m.tool_calls | length }}>{% else %}{{ '<' + m.role + '>' + m.content }}{% endif %}{% endfor %}",
+    "content_defined": "{% for m in messages %}{{ m.role }}{% if m.content is defined and m.content is not none %}: {{ m.content }}{% endif %}\n{% endfor %}",
+    "content_must_be_text": "{% for m in messages %}{% if m.content is not string %}{{ raise_exception('text only') }}{% endif %}{{ m.role ~ m.content }}{% endfor %}",
+    "crlf": "{% for m in messages %}\r\n{{ m.role }}:\r\n{{ m.content }}\r\n{% endfor %}\r\n{{ 'a\r\nb' | tojson }}\r\n\r\n",
     "arguments": "{{ style }} {{ flags }} {{ flags.a.b }} {{ documents }} {{ tools }} {{ unk_token is defined }} {{ pad_token }}",
 }
 
@@ -362,6 +367,7 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [
 CALLS = {"role": "assistant", "content": "Let me look.", "tool_calls": [
     {"id": "abcdefghi", "function": {"name": "weather", "arguments": "{\"city\": \"Bern\"}"}},
     {"id": "abcdefghj", "function": {"name": "weather", "arguments": {"city": "Basel", "when": None}}}]}
+EMPTY = {"role": "assistant", "content": None, "tool_calls": []}
 RESULT = {"role": "tool", "content": "12 °C", "tool_call_id": "abcdefghi"}
 RESULT_JSON = {"role": "tool", "content": {"celsius": 12.0, "wind": [1, 2]}}
 PARTS = {"role": "user", "content": [{"type": "text", "text": " Look: "}, {"type": "image"}, {"type": "text", "text": "what?"}]}
@@ -423,7 +429,32 @@ CASES = [
     case("dropping", [USER, ANSWER], **CONTINUE),
     case("arguments", [USER], kwargs={"style": "brief", "flags": {"a": {"b": [1, None]}}}), case("arguments", [USER], tools=[]),
     case("arguments", []), case("trimming", []),
+    *(case(template, [USER, CALL, RESULT]) for template in ("chatml", "content_none", "content_defined", "content_must_be_text")),
+    *(case(template, [USER, EMPTY, AGAIN]) for template in ("chatml", "content_none", "content_defined", "content_must_be_text")),
+    case("content_none", PLAIN), case("content_none", [{"role": "user"}]), case("crlf", PLAIN),
+    case("raises", [{"role": "assistant", "content": None}]),
 ]
+
+
+def lacks_content(message):
+    return message.get("role") == "assistant" and message.get("content") is None
+
+
+def render(tokenizer, template, messages, options, kwargs):
+    """As `apply_chat_template`, which drops null fields; where that fails for an answer without content, the content is
+    None, and at last the empty text."""
+    try:
+        return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options, **kwargs)
+    except Exception:
+        if "continue_final_message" in options or not any(map(lacks_content, messages)):
+            raise
+        for content in (None, ""):
+            given = [{**{k: v for k, v in m.items() if v is not None}, **({"content": content} if lacks_content(m) else {})} for m in messages]
+            try:
+                return render_jinja_template([given], chat_template=template, **options, **tokenizer.special_tokens_map, **kwargs)[0][0]
+            except Exception:
+                pass
+        raise
 
 
 def main():
@@ -431,9 +462,7 @@ def main():
     for one in CASES:
         options = {key: value for key, value in one.items() if key not in ("template", "messages", "kwargs")}
         try:
-            one["text"] = tokenizer.apply_chat_template(
-                one["messages"], chat_template=TEMPLATES[one["template"]], tokenize=False, **options, **one.get("kwargs", {})
-            )
+            one["text"] = render(tokenizer, TEMPLATES[one["template"]], one["messages"], options, one.get("kwargs", {}))
         except TemplateError as error:
             # raise_exception raises the class itself, faults of the template are of its subclasses.
             one |= {"raised": str(error)} if type(error) is TemplateError else {"fails": True}

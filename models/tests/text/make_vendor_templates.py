@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from jinja2.exceptions import TemplateError
-from make_templates import AGAIN, ANSWER, CALL, CALLS, PARTS, REASONED, RESULT, RESULT_JSON, SYSTEM, THOUGHT, TOOLS, USER
+from make_templates import AGAIN, ANSWER, CALL, CALLS, PARTS, REASONED, RESULT, RESULT_JSON, SYSTEM, THOUGHT, TOOLS, USER, render
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
@@ -92,7 +92,7 @@ def main():
     for (_, name), (_, (conversation, messages)), (variant, (options, kwargs)) in chosen:
         case = {"template": name, "conversation": conversation, "variant": variant}
         try:
-            case["text"] = tokenizer.apply_chat_template(messages, chat_template=templates[name], tokenize=False, **options, **kwargs)
+            case["text"] = render(tokenizer, templates[name], messages, options, kwargs)
         except TemplateError as error:
             case |= {"raised": str(error)} if type(error) is TemplateError else {"fails": True}
         except (ValueError, TypeError, KeyError, AttributeError):

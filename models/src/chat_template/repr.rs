@@ -1,0 +1,91 @@
+//! Values as Python prints them inside of lists and dictionaries.
+
+use std::fmt::Write;
+
+use minijinja::{Error, ErrorKind, Value, value::ValueKind};
+
+use super::{arguments::invalid, environment::BoundedText, json::float_text};
+
+/// Python's own limit is about a thousand, with more stack.
+const MAX_DEPTH: usize = 128;
+
+/// `repr(value)`.
+pub(super) fn write(output: &mut BoundedText, value: &Value, depth: usize) -> Result<(), Error> {
+    if depth > MAX_DEPTH {
+        return Err(invalid(format!("lists in lists, more than {MAX_DEPTH} deep, cannot be printed")));
+    }
+    match value.kind() {
+        ValueKind::String => string(output, value.as_str().unwrap_or_default()),
+        ValueKind::Undefined => output.push("Undefined"),
+        ValueKind::Number if !value.is_integer() => output.push(&float_text(f64::try_from(value.clone())?)),
+        ValueKind::Seq | ValueKind::Iterable => list(output, value, depth),
+        ValueKind::Map => map(output, value, depth),
+        _ => write!(output, "{value}").map_err(|_| Error::from(ErrorKind::OutOfFuel)),
+    }
+}
+
+fn list(output: &mut BoundedText, list: &Value, depth: usize) -> Result<(), Error> {
+    let (open, close) = if list.is_tuple() { ("(", ")") } else { ("[", "]") };
+    output.push(open)?;
+    let mut items = 0;
+    for item in list.try_iter()?.checked() {
+        if items > 0 {
+            output.push(", ")?;
+        }
+        write(output, &item?, depth + 1)?;
+        items += 1;
+    }
+    if list.is_tuple() && items == 1 {
+        output.push(",")?;
+    }
+    output.push(close)
+}
+
+fn map(output: &mut BoundedText, map: &Value, depth: usize) -> Result<(), Error> {
+    output.push("{")?;
+    for (index, key) in map.try_iter()?.checked().enumerate() {
+        let key = key?;
+        if index > 0 {
+            output.push(", ")?;
+        }
+        write(output, &key, depth + 1)?;
+        output.push(": ")?;
+        write(output, &map.get_item(&key)?, depth + 1)?;
+    }
+    output.push("}")
+}
+
+/// In double quotes only when that saves escapes.
+fn string(output: &mut BoundedText, text: &str) -> Result<(), Error> {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    push(output, quote)?;
+    for character in text.chars() {
+        let code = u32::from(character);
+        match character {
+            '\n' => output.push("\\n")?,
+            '\r' => output.push("\\r")?,
+            '\t' => output.push("\\t")?,
+            '\\' => output.push("\\\\")?,
+            _ if character == quote => {
+                output.push("\\")?;
+                push(output, quote)?;
+            }
+            _ if is_printable(character) => push(output, character)?,
+            _ if code < 0x100 => output.push(&format!("\\x{code:02x}"))?,
+            _ if code < 0x1_0000 => output.push(&format!("\\u{code:04x}"))?,
+            _ => output.push(&format!("\\U{code:08x}"))?,
+        }
+    }
+    push(output, quote)
+}
+
+fn push(output: &mut BoundedText, character: char) -> Result<(), Error> {
+    output.push(character.encode_utf8(&mut [0; 4]))
+}
+
+/// Rust and Python print the same characters, but Rust escapes marks when they come first.
+fn is_printable(character: char) -> bool {
+    matches!(character, ' '..='~')
+        || character.is_alphanumeric()
+        || String::from_iter(['a', character]).escape_debug().count() == 2
+}
