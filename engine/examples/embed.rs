@@ -9,7 +9,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let engine = Engine::load(EngineOptions::default())?;
     let messages = vec![json!({ "role": "user", "content": "What is mosu?" })];
     let chat = ChatRequest { messages, add_generation_prompt: true, ..ChatRequest::default() };
-    let prompt = engine.chat_template().ok_or("the model has no chat template")?.render(&chat)?;
+    let template = engine.chat_template().map_err(ToString::to_string)?;
+    let prompt = template.ok_or("the model has no chat template")?.render(&chat)?;
     let mut request = Request::new(engine.tokenizer().encode(&prompt, false)?);
     request.sampling.temperature = 0.0;
     let mut out = io::stdout();

@@ -83,7 +83,8 @@ pub struct Engine {
 /// What callers need of a model beside its steps.
 struct ModelFacts {
     tokenizer: Arc<Tokenizer>,
-    chat_template: Option<ChatTemplate>,
+    /// A broken one keeps no one from continuing texts.
+    chat_template: Result<Option<ChatTemplate>, LoadError>,
     info: ModelInfo,
 }
 
@@ -107,7 +108,7 @@ impl Engine {
         let model_options = options.check()?;
         options.source.check()?;
         let tokenizer = Arc::new(options.load_tokenizer()?);
-        let chat_template = ChatTemplate::load(&options.source)?;
+        let chat_template = ChatTemplate::load(&options.source);
         let model = Model::load(&options.source, &model_options, progress)?;
         let info = model.info().clone();
         let limits = options.limits(&info);
@@ -143,8 +144,11 @@ impl Engine {
     }
 
     /// The model's chat template, if it has one.
-    pub fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.model.chat_template.as_ref()
+    ///
+    /// # Errors
+    /// Why the one that it has cannot be used.
+    pub fn chat_template(&self) -> Result<Option<&ChatTemplate>, &LoadError> {
+        self.model.chat_template.as_ref().map(Option::as_ref)
     }
 
     /// Facts about the model.

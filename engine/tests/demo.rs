@@ -19,7 +19,7 @@ fn start(engine: &Engine, case: &Value) -> GenerationStream {
         Value::Array(messages) => {
             let (messages, add_generation_prompt) = (messages.clone(), true);
             let chat = ChatRequest { messages, add_generation_prompt, ..ChatRequest::default() };
-            engine.chat_template().unwrap().render(&chat).unwrap()
+            engine.chat_template().unwrap().unwrap().render(&chat).unwrap()
         }
         _ => case["prompt"].as_str().unwrap().to_owned(),
     };

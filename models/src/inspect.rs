@@ -33,8 +33,8 @@ pub struct Inspection {
     pub eos_token_ids: Vec<u32>,
     /// How text becomes tokens; `None` when the tokenizer is missing or refused.
     pub tokenizer: Option<TokenizerFacts>,
-    /// The file that has the model's own chat template; `None` when it has none.
-    pub chat_template: Option<&'static str>,
+    /// The file that has the model's own chat template, or why it cannot be used; `None` when it has none.
+    pub chat_template: Option<Result<&'static str, String>>,
     /// Why the model could not be loaded as it is, one sentence for each part that is refused.
     pub refusals: Vec<String>,
 }
@@ -89,8 +89,10 @@ pub fn inspect(source: &ModelSource) -> Inspection {
         found.ignored_tensors = found.accept(check_tensors(source, &family)).unwrap_or_default();
     }
     found.tokenizer = found.accept(read_tokenizer(source));
-    let template = found.accept(ChatTemplate::load(source)).flatten();
-    found.chat_template = template.map(|_| ChatTemplate::file(source));
+    found.chat_template = match ChatTemplate::load(source) {
+        Ok(template) => template.map(|_| Ok(ChatTemplate::file(source))),
+        Err(error) => Some(Err(error.to_string())),
+    };
     found
 }
 
@@ -179,7 +181,7 @@ mod tests {
         assert_eq!((weights.files, weights.tensors), (1, spec.tensors()));
         assert_eq!(weights.bytes(), 2 * spec.parameters().unwrap());
         assert_eq!(found.tokenizer.unwrap().kind, "tokenizer.json");
-        assert_eq!(found.chat_template, Some("tokenizer_config.json"));
+        assert_eq!(found.chat_template, Some(Ok("tokenizer_config.json")));
         assert!(!found.eos_token_ids.is_empty() && found.kv_bytes_per_token.unwrap() > 0);
     }
 
@@ -212,12 +214,13 @@ mod tests {
         let found = of(dir.path());
         assert_eq!(found.architecture.as_deref(), Some("NobodyForCausalLM"));
         assert_eq!(found.tokenizer.unwrap().kind, "SentencePiece, BPE");
-        for (refusal, what) in
-            found.refusals.iter().zip(["model.safetensors", "NobodyForCausalLM", "chat_template"])
-        {
+        for (refusal, what) in found.refusals.iter().zip(["model.safetensors", "NobodyForCausalLM"]) {
             assert!(refusal.contains(what), "{refusal}");
         }
-        assert_eq!(found.refusals.len(), 3);
+        assert_eq!(found.refusals.len(), 2);
+        // The model would load and continue texts.
+        let fault = found.chat_template.unwrap().unwrap_err();
+        assert!(fault.contains("chat_template.jinja"), "{fault}");
     }
 
     /// Without loading a tensor, inspection finds that one has the wrong shape, and that one is missing.

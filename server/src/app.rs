@@ -117,16 +117,36 @@ impl App {
         }
     }
 
-    /// The template of conversations; a model without one is not guessed at.
+    /// The template of conversations; a model without one, or with one that does not compile, is not guessed at.
     fn template(&self) -> Result<&ChatTemplate, ApiError> {
-        self.chat_template.as_ref().or(self.engine.chat_template()).ok_or_else(|| {
-            let names = ChatTemplate::builtin_names().collect::<Vec<_>>().join(", ");
-            let message = format!(
-                "the model has no chat template: start the server with `--chat-template FILE`, or with the name of a \
-                 built-in one ({names}), or use /v1/completions"
-            );
-            ApiError::field("messages", "no_chat_template", message)
-        })
+        if let Some(chosen) = &self.chat_template {
+            return Ok(chosen);
+        }
+        let names = || ChatTemplate::builtin_names().collect::<Vec<_>>().join(", ");
+        match self.engine.chat_template() {
+            Ok(Some(template)) => Ok(template),
+            Ok(None) => {
+                let message = format!(
+                    "the model has no chat template: start the server with `--chat-template FILE`, or with the name of a \
+                     built-in one ({}), or use /v1/completions",
+                    names()
+                );
+                Err(ApiError::field("messages", "no_chat_template", message))
+            }
+            Err(error) => {
+                let message = format!(
+                    "the model's chat template cannot be used: {error}; start the server with `--chat-template FILE`, \
+                     or with the name of a built-in one ({}), or use /v1/completions",
+                    names()
+                );
+                Err(ApiError::field("messages", "invalid_chat_template", message))
+            }
+        }
+    }
+
+    /// Why there can be no chats, for the one who starts the server.
+    pub(crate) fn template_fault(&self) -> Option<String> {
+        self.template().err().map(|error| error.message)
     }
 
     /// Tokens that end an answer in the template's format, beside the model's end tokens.

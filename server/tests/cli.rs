@@ -320,6 +320,25 @@ fn a_model_without_template_continues_texts() {
 }
 
 #[test]
+fn a_broken_template_is_named_and_texts_go_on() {
+    let model = Directory::demo_shape("broken-template", "max_position_embeddings", 64);
+    model.write("chat_template.jinja", "{% if %}");
+    let ask = |flags: &[&str]| {
+        let all = ["run", "-m", model.path(), "--load-format", "dummy", "--max-tokens", "4"];
+        run(&[&all, flags, &["hi"]].concat())
+    };
+    let refused = ask(&[]);
+    assert_eq!(refused.status.code(), Some(3));
+    let said = text(&refused.stderr);
+    assert!(said.contains("chat_template.jinja") && said.contains("syntax error"), "{said}");
+    assert!(ask(&["--raw"]).status.success());
+    assert!(ask(&["--chat-template", "skywork"]).status.success());
+    let inspected = run(&["inspect", model.path(), "--json"]);
+    let report: Value = serde_json::from_str(text(&inspected.stdout)).unwrap();
+    assert!(report["chat_template_fault"].as_str().unwrap().contains("syntax error"), "{report}");
+}
+
+#[test]
 fn ctrl_c_ends_an_answer_in_order() {
     let model = endless();
     let mut child = ask_endless(&model);

@@ -62,6 +62,23 @@ fn serve_prints_what_runs_and_streams() {
 }
 
 #[test]
+fn a_broken_template_refuses_chats_only() {
+    let model = Directory::new("broken-template");
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo/");
+        std::fs::copy(format!("{demo}{file}"), model.0.join(file)).unwrap();
+    }
+    model.file("chat_template.jinja", "{% if %}");
+    let server = Server::start(&["--model", model.0.to_str().unwrap(), "--load-format", "dummy"]);
+    assert!(server.table.contains("chat_template.jinja"), "{}", server.table);
+    let chat = server.ask(&post_request(CHAT, r#"{"messages":[{"role":"user","content":"hi"}]}"#));
+    assert!(chat.starts_with("HTTP/1.1 400"), "{chat}");
+    assert!(chat.contains("invalid_chat_template") && chat.contains("syntax error"), "{chat}");
+    let text = server.ask(&post_request("/v1/completions", r#"{"prompt":"hi","max_tokens":2}"#));
+    assert!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+}
+
+#[test]
 fn a_client_that_leaves_frees_its_blocks() {
     let server = Server::start(&[]);
     for _ in 0..20 {

@@ -154,16 +154,21 @@ impl Responder {
     /// The template that conversations are rendered with.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none that can be used.
     pub fn template(&self) -> Result<&ChatTemplate, Failure> {
-        self.template.as_ref().or(self.engine.chat_template()).ok_or_else(|| {
-            let model = &self.engine.model_info().name;
-            Failure::Model(format!(
-                "{model} has no chat template: give one with --chat-template FILE, or the name of a built-in one ({}), \
-                 or a prompt with --raw",
-                ChatTemplate::builtin_names().collect::<Vec<_>>().join(", ")
-            ))
-        })
+        if let Some(chosen) = &self.template {
+            return Ok(chosen);
+        }
+        let model = &self.engine.model_info().name;
+        let fault = match self.engine.chat_template() {
+            Ok(Some(template)) => return Ok(template),
+            Ok(None) => format!("{model} has no chat template"),
+            Err(error) => format!("the chat template of {model} cannot be used: {error}"),
+        };
+        Err(Failure::Model(format!(
+            "{fault}: give one with --chat-template FILE, or the name of a built-in one ({}), or a prompt with --raw",
+            ChatTemplate::builtin_names().collect::<Vec<_>>().join(", ")
+        )))
     }
 
     fn answer(

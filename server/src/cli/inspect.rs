@@ -54,6 +54,9 @@ struct Report {
     tokenizer: Option<Tokenizer>,
     /// The file that has it.
     chat_template: Option<&'static str>,
+    /// Why it cannot be used: the model loads and continues texts, but cannot chat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chat_template_fault: Option<String>,
     /// The decoder's switches, but for the layers'.
     decoder: Value,
     layers: Vec<Layers>,
@@ -105,6 +108,11 @@ pub fn inspect(args: InspectArgs) -> Result<(), Failure> {
 
 impl Report {
     fn new(found: Inspection) -> Report {
+        let (chat_template, chat_template_fault) = match found.chat_template {
+            Some(Ok(file)) => (Some(file), None),
+            Some(Err(fault)) => (None, Some(fault)),
+            None => (None, None),
+        };
         let spec = found.spec.as_ref();
         let mut decoder = spec.map_or(Value::Null, |spec| debug_text::parse(&format!("{spec:?}")));
         let layers = decoder.as_object_mut().and_then(|decoder| decoder.remove("layers"));
@@ -128,7 +136,8 @@ impl Report {
                 kind: facts.kind,
                 tokens: facts.tokens,
             }),
-            chat_template: found.chat_template,
+            chat_template,
+            chat_template_fault,
             decoder,
             layers: grouped(layers.as_ref().and_then(Value::as_array).map_or(&[], |layers| layers)),
             refused: found.refusals,
@@ -153,7 +162,7 @@ impl Report {
         rows.extend(self.tokenizer.as_ref().map(|tokenizer| ("tokenizer", tokenizer.describe())));
         let ends: Vec<String> = self.eos_token_ids.iter().map(u32::to_string).collect();
         rows.push(("end tokens", if ends.is_empty() { "none".into() } else { ends.join(", ") }));
-        rows.push(("chat template", self.chat_template.map_or_else(without_template, str::to_string)));
+        rows.push(("chat template", self.describe_template()));
         if !self.decoder.is_null() {
             rows.push(("decoder", switches(&self.decoder)));
         }
@@ -167,6 +176,17 @@ impl Report {
         }
         rows.extend(self.refused.iter().map(|refusal| ("refused", refusal.clone())));
         rows
+    }
+
+    fn describe_template(&self) -> String {
+        let names = || ChatTemplate::builtin_names().collect::<Vec<_>>().join(", ");
+        let remedy =
+            |fault: &str| format!("{fault}: chats need --chat-template FILE, or a built-in one: {}", names());
+        match (self.chat_template, &self.chat_template_fault) {
+            (Some(file), _) => file.to_string(),
+            (None, Some(fault)) => remedy(&format!("cannot be used ({fault})")),
+            (None, None) => remedy("none"),
+        }
     }
 }
 
@@ -184,11 +204,6 @@ impl Tokenizer {
     fn describe(&self) -> String {
         format!("{}: {}, {}", self.file, self.kind, units::count(self.tokens, "token"))
     }
-}
-
-fn without_template() -> String {
-    let names = ChatTemplate::builtin_names().collect::<Vec<_>>().join(", ");
-    format!("none: chats need --chat-template FILE, or a built-in one: {names}")
 }
 
 /// Neighbouring layers that are alike, together.

@@ -286,6 +286,7 @@ fn show(app: &App, address: SocketAddr, keys: String) {
         rows.push(("not needed", units::some_of(&info.ignored_tensors, "tensor")));
     }
     rows.extend(info.memory.rows().into_iter().map(|(share, bytes)| (share, units::bytes(bytes))));
+    rows.extend(app.template_fault().map(|fault| ("no chats", fault)));
     rows.extend([("API key", keys), ("URL", format!("http://{address}/v1"))]);
     // Among the log's lines; a server goes on when nobody reads them.
     let _ = io::stderr().write_all(terminal::table(&rows).as_bytes());
