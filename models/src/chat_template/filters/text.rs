@@ -150,6 +150,7 @@ fn urlencode(state: &State, value: &Value) -> Result<String, Error> {
         }
     };
     for (index, pair) in pairs.try_iter()?.checked().enumerate() {
+        state.consume_fuel(1)?;
         let pair = pair?;
         if index > 0 {
             output.push("&")?;
