@@ -186,7 +186,8 @@ impl ChatTemplate {
             return rendered;
         }
         let mut contents = [Value::Null, "".into()].into_iter();
-        let again = contents.find_map(|content| self.run_once(request, &with_content(messages, &content)).ok());
+        let again =
+            contents.find_map(|content| self.run_once(request, &with_content(messages, &content)).ok());
         again.map_or(rendered, Ok)
     }
 
