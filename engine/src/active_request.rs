@@ -30,6 +30,15 @@ pub(crate) struct TextRules {
     pub tokens: Arc<dyn TokenPieces>,
     /// The model's end tokens.
     pub end_tokens: Vec<u32>,
+    /// Tokens that the model can draw.
+    pub vocab_size: usize,
+}
+
+impl TextRules {
+    /// The special token that a stop string names. It ends an output by its id: its text may be left out.
+    fn stop_token(&self, string: &str) -> Option<u32> {
+        self.tokens.special_token(string).filter(|&id| (id as usize) < self.vocab_size)
+    }
 }
 
 /// One continuation.
@@ -72,6 +81,8 @@ impl ActiveRequest {
     ) -> (ActiveRequest, Vec<u32>) {
         let Submission { id, mut request, max_tokens, place } = submission;
         let prompt = mem::take(&mut request.prompt);
+        let named = request.stop.strings.iter().filter_map(|string| rules.stop_token(string));
+        request.stop.token_ids.extend(named);
         let scope = match request.cache_salt.take() {
             _ if !prefix_cache => PrefixScope::Request(id),
             Some(salt) => PrefixScope::Salted(salt),
@@ -254,13 +265,16 @@ impl Choice {
         max_tokens: usize,
         rules: &TextRules,
     ) -> (String, Option<Finish>) {
-        let end = end_token(id, stop, &rules.end_tokens);
-        let has_text = end.is_none() || stop.include_stop_string;
+        let end = end_token(id, stop, rules);
+        let mut text = match &end {
+            Some(_) if !stop.include_stop_string => String::new(),
+            // Asked for as text, it is text, though special tokens may have none.
+            Some(Finish::StopString(string)) => self.detokenizer.flush() + string,
+            _ => self.detokenizer.push(id, &*rules.tokens),
+        };
         let finish = end.or((self.num_tokens == max_tokens).then_some(Finish::Length));
         // The text of the first `min_tokens` tokens ends nothing.
         let searched = self.stop.is_needed() && self.num_tokens > stop.min_tokens;
-
-        let mut text = if has_text { self.detokenizer.push(id, &*rules.tokens) } else { String::new() };
         if finish.is_some() || (searched && self.byte_run_stops()) {
             text += &self.detokenizer.flush();
         }
@@ -281,9 +295,13 @@ impl Choice {
 }
 
 /// How `id` ends an output, if it does.
-fn end_token(id: u32, stop: &StopConditions, end_tokens: &[u32]) -> Option<Finish> {
-    if !stop.ignore_eos && end_tokens.contains(&id) {
+fn end_token(id: u32, stop: &StopConditions, rules: &TextRules) -> Option<Finish> {
+    if !stop.ignore_eos && rules.end_tokens.contains(&id) {
         return Some(Finish::EndToken(id));
     }
-    stop.token_ids.contains(&id).then_some(Finish::StopToken(id))
+    if !stop.token_ids.contains(&id) {
+        return None;
+    }
+    let string = stop.strings.iter().find(|string| rules.stop_token(string) == Some(id));
+    Some(string.map_or(Finish::StopToken(id), |string| Finish::StopString(string.clone())))
 }

@@ -9,6 +9,9 @@ pub(crate) trait TokenPieces: Send + Sync {
 
     /// A token's share of a text; `None` when the tokenizer does not know it.
     fn piece(&self, id: u32) -> Option<TokenPiece<'_>>;
+
+    /// The special token that is spelled so.
+    fn special_token(&self, name: &str) -> Option<u32>;
 }
 
 impl TokenPieces for Tokenizer {
@@ -18,6 +21,10 @@ impl TokenPieces for Tokenizer {
 
     fn piece(&self, id: u32) -> Option<TokenPiece<'_>> {
         Tokenizer::piece(self, id)
+    }
+
+    fn special_token(&self, name: &str) -> Option<u32> {
+        self.id_of(name).filter(|&id| self.is_special(id))
     }
 }
 

@@ -236,6 +236,7 @@ impl EngineOptions {
             rules: TextRules {
                 tokens: Arc::<Tokenizer>::clone(tokenizer),
                 end_tokens: info.eos_token_ids.clone(),
+                vocab_size: info.vocab_size,
             },
             scheduler: Scheduler::new(blocks, info.max_batch_tokens, self.max_sequences),
             prefix_cache: self.prefix_cache,

@@ -88,7 +88,8 @@ pub struct StopConditions {
     /// End tokens and stop tokens cannot be drawn before this many output tokens, and their text is not searched for
     /// stop strings.
     pub min_tokens: usize,
-    /// Up to 16 texts that end the output, of up to 1024 bytes; they may span tokens.
+    /// Up to 16 texts that end the output, of up to 1024 bytes; they may span tokens. The name of a special token
+    /// makes it a stop token too, so that it is found when special tokens have no text.
     pub strings: Vec<String>,
     /// Further tokens that end the output.
     pub token_ids: Vec<u32>,

@@ -233,6 +233,9 @@ impl TokenPieces for ScriptedText {
         let bytes = LETTERS.chunks(1).nth(id as usize)?;
         Some(TokenPiece { bytes, is_byte, is_special: id == END_TOKEN, has_metaspace: false })
     }
+    fn special_token(&self, name: &str) -> Option<u32> {
+        (name == "@").then_some(END_TOKEN)
+    }
 }
 
 /// The size of a scripted engine.
@@ -268,7 +271,11 @@ impl Size {
         let blocks = BlockManager::new(self.num_blocks, self.block_size);
         CoreParts {
             model: Box::new(model),
-            rules: TextRules { tokens: Arc::new(ScriptedText), end_tokens: vec![END_TOKEN] },
+            rules: TextRules {
+                tokens: Arc::new(ScriptedText),
+                end_tokens: vec![END_TOKEN],
+                vocab_size: VOCAB_SIZE as usize,
+            },
             scheduler: Scheduler::new(blocks, self.max_batch_tokens, self.max_sequences),
             prefix_cache: self.prefix_cache,
             overlap: self.overlap,

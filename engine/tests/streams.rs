@@ -227,6 +227,32 @@ fn end_and_stop_tokens_are_told_but_have_no_text() {
 }
 
 #[test]
+fn a_stop_string_that_names_a_special_token_stops_at_its_id() {
+    let engine = start();
+    let with_text = (1..).map(|token| request(&[token, 2], 90));
+    // `@` is the special token's name, and that of no other.
+    let mut with_stop = with_text.map(|request| (collect(&mut generate(&engine, request.clone())), request));
+    let ((text, ids, ..), mut request) = with_stop
+        .find(|((text, ..), _)| text[4..].find('@').is_some_and(|at| !text[..at + 4].contains('@')))
+        .unwrap();
+    let end = text.find('@').unwrap();
+    request.stop.strings = vec!["not there".into(), "@".into()];
+    for (skip_special_tokens, include_stop_string) in
+        [(true, false), (true, true), (false, false), (false, true)]
+    {
+        request.skip_special_tokens = skip_special_tokens;
+        request.stop.include_stop_string = include_stop_string;
+        let (cut, cut_ids, finish, _) = collect(&mut generate(&engine, request.clone()));
+        assert_eq!(cut, text[..end + usize::from(include_stop_string)]);
+        assert_eq!(cut_ids, ids[..=end]);
+        assert_eq!(finish, Some(Finish::StopString("@".into())));
+    }
+    request.stop.min_tokens = end + 1;
+    let (_, longer, ..) = collect(&mut generate(&engine, request));
+    assert!(longer.len() > end + 1, "as any stop token it cannot be drawn before min_tokens");
+}
+
+#[test]
 fn seeds_decide_and_are_drawn_when_missing() {
     let engine = start();
     let ids = |seed: Option<u64>| {

@@ -132,6 +132,42 @@ async fn chat_logprobs_have_the_openai_shape() {
 }
 
 #[tokio::test]
+async fn a_stop_string_that_names_a_special_token_stops_there() {
+    let router = router();
+    let ask = async |fields: Value| {
+        let mut body = question("What is mosu?", json!({"max_tokens": 200, "return_token_ids": true}));
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        post(&router, CHAT, &body).await.json()
+    };
+    let plain = ask(json!({})).await;
+    assert_eq!(plain["choices"][0]["finish_reason"], "stop");
+    let endless = ask(json!({"ignore_eos": true})).await;
+    assert_eq!(endless["choices"][0]["finish_reason"], "length");
+    for (fields, tail) in [
+        (json!({}), ""),
+        (json!({"skip_special_tokens": false}), ""),
+        (json!({"include_stop_str_in_output": true}), "<|im_end|>"),
+        (json!({"include_stop_str_in_output": true, "skip_special_tokens": false}), "<|im_end|>"),
+    ] {
+        let mut fields = fields;
+        fields["ignore_eos"] = true.into();
+        fields["stop"] = json!(["never said", "<|im_end|>"]);
+        let stopped = ask(fields.clone()).await;
+        let choice = &stopped["choices"][0];
+        assert_eq!(choice["finish_reason"], "stop", "{fields}");
+        let text = plain["choices"][0]["message"]["content"].as_str().unwrap();
+        assert_eq!(choice["message"]["content"], format!("{text}{tail}"), "{fields}");
+        assert_eq!(choice["token_ids"], plain["choices"][0]["token_ids"], "{fields}");
+        fields["stream"] = true.into();
+        let body = question("What is mosu?", json!({"max_tokens": 200}));
+        let mut body = body.as_object().unwrap().clone();
+        body.extend(fields.as_object().unwrap().clone());
+        let chunks = post(&router, CHAT, &body.into()).await.chunks();
+        assert_eq!(texts(&chunks, "/delta/content", 1)[0], format!("{text}{tail}"), "{fields}");
+    }
+}
+
+#[tokio::test]
 async fn token_ids_are_told_when_asked_for() {
     let router = router();
     let fields = json!({"max_tokens": 4, "return_token_ids": true, "ignore_eos": true});
