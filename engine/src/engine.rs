@@ -9,18 +9,18 @@ use std::{
 
 use mosu_models::{
     Batch, ChatTemplate, Device, KernelError, LoadError, LoadFormat, LoadProgress, Model, ModelInfo,
-    ModelOptions, ModelSource, StepOutput, Tokenizer,
+    ModelOptions, ModelSource, SamplingDefaults, StepOutput, Tokenizer,
 };
 
 use crate::{
-    Admission, GenerationStream, Request, RequestError, Stats,
+    Admission, GenerationStream, Request, RequestError, SamplingParams, Stats,
     active_request::TextRules,
     block_manager::BlockManager,
     core::{CoreParts, StepModel},
     engine_thread::EngineThread,
     sampling::SplitMix64,
     scheduler::Scheduler,
-    validate::Limits,
+    validate::{self, Limits},
 };
 
 /// How to load a model and how much it may use. `EngineOptions::default()` runs the demonstration model.
@@ -47,6 +47,8 @@ pub struct EngineOptions {
     pub max_waiting_requests: usize,
     /// Most prompt tokens that may wait.
     pub max_waiting_tokens: usize,
+    /// Read [`Engine::sampling_defaults`] from the model's generation_config.json.
+    pub sampling_defaults: bool,
     /// Reuse KV blocks of common prefixes.
     pub prefix_cache: bool,
     /// On a GPU, start the next step before the results of the one being computed are known. Answers are the same bits
@@ -67,6 +69,7 @@ impl Default for EngineOptions {
             max_sequences: 64,
             max_waiting_requests: 256,
             max_waiting_tokens: 1 << 20,
+            sampling_defaults: true,
             prefix_cache: true,
             overlap: true,
         }
@@ -85,6 +88,7 @@ struct ModelFacts {
     tokenizer: Arc<Tokenizer>,
     /// A broken one keeps no one from continuing texts.
     chat_template: Result<Option<ChatTemplate>, LoadError>,
+    sampling_defaults: SamplingDefaults,
     info: ModelInfo,
 }
 
@@ -109,6 +113,7 @@ impl Engine {
         options.source.check()?;
         let tokenizer = Arc::new(options.load_tokenizer()?);
         let chat_template = ChatTemplate::load(&options.source);
+        let sampling_defaults = options.load_sampling_defaults()?;
         let model = Model::load(&options.source, &model_options, progress)?;
         let info = model.info().clone();
         let limits = options.limits(&info);
@@ -117,7 +122,7 @@ impl Engine {
             let reason = format!("cannot start the engine's thread: {error}");
             LoadError::Device(KernelError::Device { name: options.device, reason })
         })?;
-        let model = Arc::new(ModelFacts { tokenizer, chat_template, info });
+        let model = Arc::new(ModelFacts { tokenizer, chat_template, sampling_defaults, info });
         Ok(Engine { model, thread: Arc::new(thread) })
     }
 
@@ -149,6 +154,12 @@ impl Engine {
     /// Why the one that it has cannot be used.
     pub fn chat_template(&self) -> Result<Option<&ChatTemplate>, &LoadError> {
         self.model.chat_template.as_ref().map(Option::as_ref)
+    }
+
+    /// How the model's publisher has tokens drawn. Callers decide whether a request follows:
+    /// `request.sampling = engine.sampling_defaults().into()`.
+    pub fn sampling_defaults(&self) -> &SamplingDefaults {
+        &self.model.sampling_defaults
     }
 
     /// Facts about the model.
@@ -206,6 +217,22 @@ impl EngineOptions {
         match Tokenizer::load(&self.source) {
             Err(LoadError::Missing { .. }) if self.load_format == LoadFormat::Dummy => Tokenizer::of_bytes(),
             loaded => loaded,
+        }
+    }
+
+    /// Those of the file, which must be such as a request could name.
+    fn load_sampling_defaults(&self) -> Result<SamplingDefaults, LoadError> {
+        if !self.sampling_defaults {
+            return Ok(SamplingDefaults::default());
+        }
+        let defaults = SamplingDefaults::load(&self.source)?;
+        match validate::sampling(&SamplingParams::from(&defaults), 0) {
+            Err(RequestError::Invalid { field, message }) => Err(LoadError::Config {
+                file: self.source.path(SamplingDefaults::FILE),
+                key: field.trim_start_matches("sampling.").into(),
+                message,
+            }),
+            _ => Ok(defaults),
         }
     }
 
@@ -280,6 +307,32 @@ mod tests {
             let error = Engine::load(options).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn sampling_defaults_are_such_as_a_request_could_name() {
+        let directory = std::env::temp_dir().join(format!("mosu-defaults-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let file = directory.join(SamplingDefaults::FILE);
+        let load = |json: &str, sampling_defaults| {
+            std::fs::write(&file, json).unwrap();
+            let source = ModelSource::Directory(directory.clone());
+            EngineOptions { source, sampling_defaults, ..EngineOptions::default() }.load_sampling_defaults()
+        };
+        let defaults = load(r#"{"temperature": 0.6, "top_p": 0}"#, true).unwrap();
+        let params = SamplingParams::from(&defaults);
+        assert_eq!((params.temperature, params.top_p, params.top_k), (0.6, f32::MIN_POSITIVE, 0));
+        for (json, key) in [
+            (r#"{"temperature": 2.5}"#, "temperature"),
+            (r#"{"top_p": 1.5}"#, "top_p"),
+            (r#"{"min_p": 2}"#, "min_p"),
+            (r#"{"repetition_penalty": 0}"#, "repetition_penalty"),
+        ] {
+            let message = load(json, true).unwrap_err().to_string();
+            assert!(message.contains(&format!("generation_config.json: `{key}`: is ")), "{message}");
+            assert_eq!(load(json, false).unwrap(), SamplingDefaults::default());
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

@@ -57,8 +57,8 @@ pub use engine::{Engine, EngineOptions};
 pub use engine_thread::Admission;
 pub use mosu_models::{
     ChatRequest, ChatTemplate, ChatTemplateError, DType, Gpu, Inspection, LoadError, LoadFormat,
-    LoadProgress, MemoryPlan, ModelInfo, ModelOptions, ModelSource, TokenLogprobs, Tokenizer, TokenizerError,
-    gpus, inspect, limits,
+    LoadProgress, MemoryPlan, ModelInfo, ModelOptions, ModelSource, SamplingDefaults, TokenLogprobs,
+    Tokenizer, TokenizerError, gpus, inspect, limits,
 };
 pub use request::{
     Event, Finish, OutputToken, PromptInfo, Request, RequestError, SamplingParams, StopConditions, Usage,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mosu_models::TokenLogprobs;
+use mosu_models::{SamplingDefaults, TokenLogprobs};
 
 /// One request: a prompt and how to continue it. Build it with [`Request::new`] and set what differs.
 #[derive(Clone, Debug)]
@@ -27,6 +27,7 @@ pub struct Request {
 
 impl Request {
     /// A request with the defaults: sampled at temperature 1, one choice, until an end token or the context's end.
+    /// What the model's publisher asks for instead is [`Engine::sampling_defaults`](crate::Engine::sampling_defaults).
     pub fn new(prompt: Vec<u32>) -> Request {
         Request {
             prompt,
@@ -76,6 +77,22 @@ impl Default for SamplingParams {
             repetition_penalty: 1.0,
             logit_bias: Vec::new(),
             seed: None,
+        }
+    }
+}
+
+/// The model's defaults where it has any.
+impl From<&SamplingDefaults> for SamplingParams {
+    fn from(defaults: &SamplingDefaults) -> SamplingParams {
+        let default = SamplingParams::default();
+        SamplingParams {
+            temperature: defaults.temperature.unwrap_or(default.temperature),
+            top_k: defaults.top_k.unwrap_or(default.top_k),
+            // 0 keeps the most probable token, as the smallest positive value does.
+            top_p: defaults.top_p.map_or(default.top_p, |p| p.max(f32::MIN_POSITIVE)),
+            min_p: defaults.min_p.unwrap_or(default.min_p),
+            repetition_penalty: defaults.repetition_penalty.unwrap_or(default.repetition_penalty),
+            ..default
         }
     }
 }

@@ -52,7 +52,11 @@ pub(crate) fn validate(request: &Request, limits: &Limits) -> Result<usize, Requ
     output_tokens(request, limits)
 }
 
-fn sampling(params: &SamplingParams, vocab_size: usize) -> Result<(), RequestError> {
+/// Checks how tokens are to be drawn.
+///
+/// # Errors
+/// As [`validate`].
+pub(crate) fn sampling(params: &SamplingParams, vocab_size: usize) -> Result<(), RequestError> {
     real("sampling.temperature", params.temperature, 0.0..=MAX_TEMPERATURE)?;
     real("sampling.top_p", params.top_p, 0.0..=1.0)?;
     ensure(params.top_p > 0.0, "sampling.top_p", || "is 0; give a probability over 0 and up to 1".into())?;

@@ -28,6 +28,7 @@ mod recorded;
 mod rope;
 mod safetensors_header;
 mod sampler;
+mod sampling_defaults;
 mod source;
 mod spec;
 mod tensor_names;
@@ -52,6 +53,7 @@ pub use mosu_kernels::{
     },
 };
 pub use plan::MemoryPlan;
+pub use sampling_defaults::SamplingDefaults;
 pub use source::ModelSource;
 pub use spec::{
     AttentionSpec, DecoderSpec, DenseSpec, EmbeddingSpec, FfnActivation, FfnSpec, HeadSpec, LatentSpec,

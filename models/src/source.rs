@@ -65,7 +65,7 @@ impl ModelSource {
     }
 
     /// The path of one of its files, for messages and for opening.
-    pub(crate) fn path(&self, file: &str) -> PathBuf {
+    pub fn path(&self, file: &str) -> PathBuf {
         match self {
             ModelSource::Demo => Path::new("mosu-demo").join(file),
             ModelSource::Directory(dir) => dir.join(file),

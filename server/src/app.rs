@@ -9,7 +9,7 @@ use axum::{
     middleware,
     routing::{MethodRouter, get, post},
 };
-use mosu::{ChatRequest, ChatTemplate, Engine};
+use mosu::{ChatRequest, ChatTemplate, Engine, SamplingParams};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -57,6 +57,8 @@ pub struct App {
     /// Whether the server is going away.
     pub drain: Arc<Drain>,
     pub(crate) access: Access,
+    /// How tokens are drawn for requests that do not say.
+    pub(crate) default_sampling: SamplingParams,
     chat_template: Option<ChatTemplate>,
     strict_params: bool,
 }
@@ -84,6 +86,7 @@ impl App {
             metrics: Arc::new(Metrics::new(engine.clone())),
             drain: Arc::new(Drain::default()),
             access: options.access,
+            default_sampling: engine.sampling_defaults().into(),
             chat_template: options.chat_template,
             strict_params: options.strict_params,
             engine,

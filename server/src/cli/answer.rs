@@ -9,14 +9,15 @@ use std::{
 
 use clap::{Args, builder::BoolishValueParser};
 use mosu::{
-    ChatRequest, ChatTemplate, Engine, Event, Finish, GenerationStream, ModelSource, Request, SamplingParams,
-    StopConditions,
+    ChatRequest, ChatTemplate, Engine, Event, Finish, GenerationStream, ModelSource, Request,
+    SamplingDefaults, SamplingParams, StopConditions,
 };
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use super::{
     exit::Failure,
+    model_args::GenerationConfig,
     terminal::Screen,
     units::{self, parse_count, parse_number},
 };
@@ -28,21 +29,25 @@ pub struct AnswerArgs {
     /// Most tokens of an answer [default: as many as the context holds]
     #[arg(long, env = "MOSU_MAX_TOKENS", value_name = "N", value_parser = parse_count)]
     max_tokens: Option<usize>,
-    /// 0 takes the most probable token, so the same question has the same answer; up to 2 draws more freely
-    #[arg(long, env = "MOSU_TEMPERATURE", value_name = "T", default_value_t = 0.0,
+    /// 0 takes the most probable token, so the same question has the same answer; up to 2 draws more freely [default:
+    /// the model's, else 0]
+    #[arg(long, env = "MOSU_TEMPERATURE", value_name = "T",
         value_parser = |text: &str| parse_number(text, 0.0..=2.0))]
-    temperature: f32,
-    /// Draw from the K most probable tokens; 0 is all
-    #[arg(long, env = "MOSU_TOP_K", value_name = "K", default_value_t = 0)]
-    top_k: u32,
-    /// Draw from the most probable tokens that together have probability P
-    #[arg(long, env = "MOSU_TOP_P", value_name = "P", default_value_t = 1.0,
+    temperature: Option<f32>,
+    /// Draw from the K most probable tokens; 0 is all [default: the model's, else 0]
+    #[arg(long, env = "MOSU_TOP_K", value_name = "K")]
+    top_k: Option<u32>,
+    /// Draw from the most probable tokens that together have probability P [default: the model's, else 1]
+    #[arg(long, env = "MOSU_TOP_P", value_name = "P",
         value_parser = |text: &str| parse_number(text, 0.0..=1.0))]
-    top_p: f32,
-    /// Drop tokens less probable than P times the most probable
-    #[arg(long, env = "MOSU_MIN_P", value_name = "P", default_value_t = 0.0,
+    top_p: Option<f32>,
+    /// Drop tokens less probable than P times the most probable [default: the model's, else 0]
+    #[arg(long, env = "MOSU_MIN_P", value_name = "P",
         value_parser = |text: &str| parse_number(text, 0.0..=1.0))]
-    min_p: f32,
+    min_p: Option<f32>,
+    /// Take the model's temperature, top-k, top-p, min-p and repetition penalty from its generation_config.json, or none
+    #[arg(long, env = "MOSU_GENERATION_CONFIG", value_enum, default_value_t)]
+    generation_config: GenerationConfig,
     /// The same seed gives the same answer [default: another one each time]
     #[arg(long, env = "MOSU_SEED")]
     seed: Option<u64>,
@@ -56,16 +61,27 @@ pub struct AnswerArgs {
 }
 
 impl AnswerArgs {
-    fn request(&self, prompt: Vec<u32>, end_tokens: Vec<u32>) -> Request {
+    /// Whether the model's generation_config.json counts.
+    pub fn wants_sampling_defaults(&self) -> bool {
+        self.generation_config == GenerationConfig::Auto
+    }
+
+    /// The flags, else the model's defaults; but without either, tokens are not drawn.
+    fn sampling(&self, defaults: &SamplingDefaults) -> SamplingParams {
+        let default = SamplingParams::from(defaults);
+        SamplingParams {
+            temperature: self.temperature.or(defaults.temperature).unwrap_or(0.0),
+            top_k: self.top_k.unwrap_or(default.top_k),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            seed: self.seed,
+            ..default
+        }
+    }
+
+    fn request(&self, prompt: Vec<u32>, end_tokens: Vec<u32>, defaults: &SamplingDefaults) -> Request {
         Request {
-            sampling: SamplingParams {
-                temperature: self.temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-                min_p: self.min_p,
-                seed: self.seed,
-                ..SamplingParams::default()
-            },
+            sampling: self.sampling(defaults),
             stop: StopConditions {
                 max_tokens: self.max_tokens,
                 token_ids: end_tokens,
@@ -182,7 +198,8 @@ impl Responder {
         let tokens = self.engine.tokenizer().encode(prompt, add_special_tokens);
         let tokens = tokens.map_err(|error| Failure::Model(error.to_string()))?;
         let mut answer = Answer::new(tokens.len());
-        let stream = self.engine.generate(self.args.request(tokens, end_tokens))?;
+        let request = self.args.request(tokens, end_tokens, self.engine.sampling_defaults());
+        let stream = self.engine.generate(request)?;
         self.runtime.block_on(until_ctrl_c(answer.write(stream, asked, screen)))?;
         Ok(answer)
     }
@@ -262,7 +279,35 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        answer: AnswerArgs,
+    }
+
+    #[test]
+    fn flags_go_before_the_models_defaults() {
+        let sampling = |flags: &[&str], defaults: &SamplingDefaults| {
+            Flags::parse_from([&["mosu"], flags].concat()).answer.sampling(defaults)
+        };
+        let greedy = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+        assert_eq!(sampling(&[], &SamplingDefaults::default()), greedy);
+        let defaults = SamplingDefaults {
+            temperature: Some(0.6),
+            top_k: Some(20),
+            top_p: Some(0.95),
+            min_p: Some(0.1),
+            repetition_penalty: Some(1.05),
+        };
+        assert_eq!(sampling(&[], &defaults), SamplingParams::from(&defaults));
+        let flags = ["--temperature", "1", "--top-k", "0", "--top-p", "1", "--min-p", "0"];
+        let penalised = SamplingParams { repetition_penalty: 1.05, ..SamplingParams::default() };
+        assert_eq!(sampling(&flags, &defaults), penalised);
+    }
 
     fn answer() -> Answer {
         Answer {

@@ -61,6 +61,16 @@ pub enum Format {
     Dummy,
 }
 
+/// `--generation-config`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum GenerationConfig {
+    /// As the model's generation_config.json says, if it has one.
+    #[default]
+    Auto,
+    /// As without that file.
+    None,
+}
+
 impl ModelArgs {
     /// Which model.
     pub fn source(&self) -> ModelSource {
@@ -86,6 +96,8 @@ impl ModelArgs {
             kv_cache_bytes: self.kv_cache_memory,
             max_batch_tokens: self.max_batch_tokens,
             max_sequences: self.max_sequences,
+            // For those who answer requests.
+            sampling_defaults: false,
             prefix_cache: !self.no_prefix_cache,
             ..EngineOptions::default()
         }

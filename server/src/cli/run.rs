@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Read};
 
 use clap::Args;
+use mosu::EngineOptions;
 use serde_json::json;
 
 use super::{
@@ -51,7 +52,10 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
     let raw = args.answer.raw;
     let prompt = prompt(args.prompt, raw)?;
     let source = args.model.source();
-    let engine = model_args::load(args.model.engine_options())?;
+    let engine = model_args::load(EngineOptions {
+        sampling_defaults: args.answer.wants_sampling_defaults(),
+        ..args.model.engine_options()
+    })?;
     let responder = Responder::new(engine, &source, args.answer)?;
     let mut stdout = io::stdout();
     let mut screen = Screen::stdout(&mut stdout);

@@ -10,12 +10,12 @@ use std::{
 };
 
 use clap::{Args, ValueEnum, builder::BoolishValueParser};
-use mosu::{ChatTemplate, EngineOptions};
+use mosu::{ChatTemplate, Engine, EngineOptions, SamplingDefaults, SamplingParams};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{
     exit::Failure,
-    model_args::{self, ModelArgs},
+    model_args::{self, GenerationConfig, ModelArgs},
     terminal,
     units::{self, parse_bytes, parse_count, parse_seconds},
 };
@@ -65,6 +65,10 @@ pub struct ServeArgs {
     /// skywork, for models that come without one
     #[arg(long, env = "MOSU_CHAT_TEMPLATE", value_name = "FILE|NAME")]
     chat_template: Option<PathBuf>,
+    /// Draw tokens as the model's generation_config.json says where a request does not (temperature, top_k, top_p, min_p,
+    /// repetition_penalty), or by OpenAI's defaults
+    #[arg(long, env = "MOSU_GENERATION_CONFIG", value_enum, default_value_t)]
+    generation_config: GenerationConfig,
     /// Refuse requests with unknown fields instead of ignoring these
     #[arg(long, env = "MOSU_STRICT_PARAMS", value_parser = BoolishValueParser::new())]
     strict_params: bool,
@@ -162,6 +166,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
     let engine = model_args::load(EngineOptions {
         max_waiting_requests: args.limits.max_waiting_requests,
         max_waiting_tokens: args.limits.max_waiting_tokens,
+        sampling_defaults: args.generation_config == GenerationConfig::Auto,
         ..args.model.engine_options()
     })?;
     let source = args.model.source();
@@ -269,6 +274,15 @@ fn describe_keys(count: usize, address: SocketAddr) -> String {
     }
 }
 
+/// How tokens are drawn for requests that do not say.
+fn describe_defaults(engine: &Engine) -> String {
+    let defaults = engine.sampling_defaults();
+    match defaults.to_string() {
+        none if none.is_empty() => format!("temperature {}", SamplingParams::from(defaults).temperature),
+        named => format!("{named}, by {}", SamplingDefaults::FILE),
+    }
+}
+
 /// Prints what is served, and the memory that is planned for it.
 fn show(app: &App, address: SocketAddr, keys: String) {
     let info = app.engine.model_info();
@@ -278,6 +292,7 @@ fn show(app: &App, address: SocketAddr, keys: String) {
         ("architecture", info.architecture.clone()),
         ("dtype", info.dtype.to_string()),
         ("parameters", units::parameters(info.parameters)),
+        ("defaults", describe_defaults(&app.engine)),
         ("context", units::count(app.engine.max_model_len(), "token")),
         ("KV blocks", format!("{} for {tokens} tokens in all", info.num_kv_blocks)),
         ("device", info.device.clone()),

@@ -147,7 +147,8 @@ impl Common {
     pub fn take(call: &Call, fields: &mut Fields, id_prefix: &str) -> Result<(Common, Request), ApiError> {
         let app = &call.app;
         let model = app.model_name(fields.text("model")?)?;
-        let mut request = sampling::request(fields, app.engine.model_info().vocab_size)?;
+        let mut request =
+            sampling::request(fields, &app.default_sampling, app.engine.model_info().vocab_size)?;
         request.cache_salt = call.caller.salt(request.cache_salt);
         let head = Head {
             id: wire::unique_id(id_prefix),

@@ -6,6 +6,7 @@ use axum::{
     extract::{Path, State},
     response::{IntoResponse, Response},
 };
+use mosu::SamplingParams;
 use serde::Serialize;
 
 use super::{ApiError, Json};
@@ -25,11 +26,36 @@ struct Model<'a> {
     owned_by: &'static str,
     /// Tokens that prompt and output may have together.
     max_model_len: usize,
+    /// How tokens are drawn for requests that do not say.
+    default_sampling_params: DefaultSampling,
+}
+
+/// What a generation_config.json can change.
+#[derive(Serialize)]
+struct DefaultSampling {
+    temperature: f32,
+    top_k: u32,
+    top_p: f32,
+    min_p: f32,
+    repetition_penalty: f32,
+}
+
+impl From<&SamplingParams> for DefaultSampling {
+    fn from(params: &SamplingParams) -> DefaultSampling {
+        let &SamplingParams { temperature, top_k, top_p, min_p, repetition_penalty, .. } = params;
+        DefaultSampling { temperature, top_k, top_p, min_p, repetition_penalty }
+    }
 }
 
 fn model<'a>(app: &App, id: &'a str) -> Model<'a> {
-    let max_model_len = app.engine.max_model_len();
-    Model { id, object: "model", created: app.started, owned_by: "mosu", max_model_len }
+    Model {
+        id,
+        object: "model",
+        created: app.started,
+        owned_by: "mosu",
+        max_model_len: app.engine.max_model_len(),
+        default_sampling_params: DefaultSampling::from(&app.default_sampling),
+    }
 }
 
 /// All names of the loaded model.

@@ -30,10 +30,15 @@ pub const HARMLESS: &[&str] = &[
     "verbosity",
 ];
 
-/// A request for the engine with everything but the prompt, `max_tokens` and log-probabilities.
-pub fn request(fields: &mut Fields, vocab_size: usize) -> Result<Request, ApiError> {
+/// A request for the engine with everything but the prompt, `max_tokens` and log-probabilities. What it does not say
+/// of sampling is as in `default`.
+pub fn request(
+    fields: &mut Fields,
+    default: &SamplingParams,
+    vocab_size: usize,
+) -> Result<Request, ApiError> {
     let mut request = Request::new(Vec::new());
-    request.sampling = sampling(fields, vocab_size)?;
+    request.sampling = sampling(fields, default, vocab_size)?;
     request.stop = stop(fields, vocab_size)?;
     request.n = fields.integer("n", 1..=128)?.unwrap_or(1) as u32;
     request.skip_special_tokens = fields.flag("skip_special_tokens")?.unwrap_or(true);
@@ -41,8 +46,11 @@ pub fn request(fields: &mut Fields, vocab_size: usize) -> Result<Request, ApiErr
     Ok(request)
 }
 
-fn sampling(fields: &mut Fields, vocab_size: usize) -> Result<SamplingParams, ApiError> {
-    let default = SamplingParams::default();
+fn sampling(
+    fields: &mut Fields,
+    default: &SamplingParams,
+    vocab_size: usize,
+) -> Result<SamplingParams, ApiError> {
     Ok(SamplingParams {
         temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(default.temperature),
         // -1 is another server's word for all.
@@ -179,7 +187,28 @@ mod tests {
     use super::*;
 
     fn read(json: &str) -> Result<Request, ApiError> {
-        request(&mut Fields::of_body(json).unwrap(), 100)
+        request(&mut Fields::of_body(json).unwrap(), &SamplingParams::default(), 100)
+    }
+
+    #[test]
+    fn what_is_absent_or_null_is_the_default() {
+        let default = SamplingParams {
+            temperature: 0.6,
+            top_k: 20,
+            top_p: 0.95,
+            min_p: 0.1,
+            repetition_penalty: 1.05,
+            ..SamplingParams::default()
+        };
+        for json in
+            ["{}", r#"{"temperature":null,"top_k":null,"top_p":null,"min_p":null,"repetition_penalty":null}"#]
+        {
+            let request = request(&mut Fields::of_body(json).unwrap(), &default, 100).unwrap();
+            assert_eq!(request.sampling, default, "{json}");
+        }
+        let named = r#"{"temperature":1,"top_k":0,"top_p":1,"min_p":0,"repetition_penalty":1}"#;
+        let request = request(&mut Fields::of_body(named).unwrap(), &default, 100).unwrap();
+        assert_eq!(request.sampling, SamplingParams::default());
     }
 
     #[test]
