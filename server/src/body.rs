@@ -1,4 +1,4 @@
-//! Reading a JSON body within limits of size and time.
+//! Reading a JSON body, compressed or not, within limits of size and time.
 
 use std::time::Duration;
 
@@ -8,12 +8,15 @@ use axum::{
 };
 use futures_util::StreamExt;
 
-use crate::openai::ApiError;
+use crate::{
+    decompress::Encoding,
+    openai::{ApiError, blocking},
+};
 
 /// How large and how slow a body may be.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyLimits {
-    /// Most bytes.
+    /// Most bytes, as sent and as decompressed.
     pub max_bytes: usize,
     /// Most time until the last byte.
     pub timeout: Duration,
@@ -25,15 +28,23 @@ impl Default for BodyLimits {
     }
 }
 
-/// The text of a body that says it is JSON.
+/// The text of a body that says it is JSON, decompressed.
 pub async fn read_json(request: Request, limits: &BodyLimits) -> Result<String, ApiError> {
     check_content_type(request.headers())?;
+    let encoding = Encoding::of(request.headers()).ok_or_else(ApiError::unsupported_encoding)?;
     let declared = content_length(request.headers());
     if declared.is_some_and(|length| length > limits.max_bytes as u64) {
         return Err(too_large(limits));
     }
     let read = collect(request, declared, limits);
     let bytes = tokio::time::timeout(limits.timeout, read).await.map_err(|_| too_slow(limits))??;
+    let bytes = match encoding {
+        Encoding::Identity => bytes,
+        Encoding::Gzip | Encoding::Zstd => {
+            let limits = *limits;
+            blocking(move || decompress(bytes, encoding, &limits)).await?
+        }
+    };
     String::from_utf8(bytes).map_err(|error| {
         let place = error.utf8_error().valid_up_to();
         ApiError::new(
@@ -57,6 +68,14 @@ async fn collect(request: Request, declared: Option<u64>, limits: &BodyLimits) -
         bytes.extend_from_slice(&frame);
     }
     Ok(bytes)
+}
+
+fn decompress(bytes: Vec<u8>, encoding: Encoding, limits: &BodyLimits) -> Result<Vec<u8>, ApiError> {
+    let text = encoding.decode(bytes, limits.max_bytes).map_err(|error| {
+        let message = format!("the body cannot be decompressed as its `content-encoding` says: {error}");
+        ApiError::new(StatusCode::BAD_REQUEST, "invalid_encoding", message)
+    })?;
+    if text.len() > limits.max_bytes { Err(too_large(limits)) } else { Ok(text) }
 }
 
 /// A page in a browser can send forms to this machine without asking, but not JSON: so only JSON is taken.

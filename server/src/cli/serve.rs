@@ -96,7 +96,7 @@ struct LimitArgs {
     #[arg(long, env = "MOSU_MAX_CONNECTIONS", value_name = "N", value_parser = parse_count,
         default_value_t = ServeOptions::default().max_connections)]
     max_connections: usize,
-    /// Largest body of a request, as 32MiB or bytes
+    /// Largest body of a request, before and after it is decompressed, as 32MiB or bytes
     #[arg(long, env = "MOSU_MAX_BODY_SIZE", value_name = "SIZE", value_parser = parse_bytes, default_value = "32MiB")]
     max_body_size: usize,
     /// Largest headers of a request, 8KiB or more

@@ -7,12 +7,16 @@ use axum::{
 use mosu::RequestError;
 use serde::Serialize;
 
+use crate::decompress;
+
 /// Seconds after which a client may try again when the queue was full.
 const RETRY_AFTER_SECONDS: u64 = 2;
 
 /// Longest message and longest path sent: an error must not echo a megabyte of the request.
 const MAX_MESSAGE_CHARS: usize = 400;
 const MAX_PARAM_CHARS: usize = 100;
+
+const UNSUPPORTED_ENCODING: &str = "unsupported_content_encoding";
 
 /// A refusal or a failure, as the client sees it.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -57,6 +61,15 @@ impl ApiError {
     /// 400: the field asks for something that this server does not do.
     pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> ApiError {
         ApiError::field(param, "unsupported_parameter", message)
+    }
+
+    /// 415: the body is compressed in a way that is not understood.
+    pub fn unsupported_encoding() -> ApiError {
+        let message = format!(
+            "the body may be compressed with one of {}, and not twice: `content-encoding` says otherwise",
+            decompress::ACCEPTED
+        );
+        ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, UNSUPPORTED_ENCODING, message)
     }
 
     /// 500: a fault of ours. The cause goes to the log, not to the client.
@@ -184,6 +197,9 @@ impl IntoResponse for ApiError {
         }
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if self.code == UNSUPPORTED_ENCODING {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(decompress::ACCEPTED));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -21,6 +21,7 @@ use axum::{
 };
 use serde::Serialize;
 
+pub(crate) use endpoint::blocking;
 pub use error::ApiError;
 
 /// A JSON response.
