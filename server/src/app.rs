@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     auth::{self, Access},
     body::BodyLimits,
+    cors::{self, Cors},
     drain::Drain,
     front, health,
     metrics::{self, Metrics},
@@ -30,6 +31,8 @@ pub struct AppOptions {
     pub chat_template: Option<ChatTemplate>,
     /// Who may ask.
     pub access: Access,
+    /// Which pages may ask from within a browser.
+    pub cors: Cors,
     /// Refuse unknown fields.
     pub strict_params: bool,
     /// How large and how slow a body may be.
@@ -57,6 +60,7 @@ pub struct App {
     /// Whether the server is going away.
     pub drain: Arc<Drain>,
     pub(crate) access: Access,
+    pub(crate) cors: Cors,
     /// How tokens are drawn for requests that do not say.
     pub(crate) default_sampling: SamplingParams,
     chat_template: Option<ChatTemplate>,
@@ -86,6 +90,7 @@ impl App {
             metrics: Arc::new(Metrics::new(engine.clone())),
             drain: Arc::new(Drain::default()),
             access: options.access,
+            cors: options.cors,
             default_sampling: engine.sampling_defaults().into(),
             chat_template: options.chat_template,
             strict_params: options.strict_params,
@@ -189,8 +194,8 @@ pub fn routes() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
     ]
 }
 
-/// The whole service. From the outside in: request ids and panics, then who may ask, then whether the server
-/// is going away, then the route.
+/// The whole service. From the outside in: what browsers ask, then request ids and panics, then who may ask, then
+/// whether the server is going away, then the route.
 pub fn app(app: Arc<App>) -> Router {
     routes()
         .into_iter()
@@ -200,6 +205,7 @@ pub fn app(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), front::refuse_while_draining))
         .layer(middleware::from_fn_with_state(app.clone(), auth::check))
         .layer(middleware::from_fn_with_state(app.clone(), front::identify))
+        .layer(middleware::from_fn_with_state(app.clone(), cors::allow))
         .with_state(app)
 }
 

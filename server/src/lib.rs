@@ -9,6 +9,7 @@ pub mod app;
 pub mod auth;
 pub mod body;
 pub mod cli;
+pub mod cors;
 mod decompress;
 pub mod drain;
 mod front;

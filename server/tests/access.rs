@@ -8,8 +8,8 @@ use axum::{
     body::Body,
     http::{Request, header},
 };
-use common::{options, router_with, send};
-use mosu_server::{app, app::AppOptions, auth::Access};
+use common::{Reply, options, router_with, send};
+use mosu_server::{app, app::AppOptions, auth::Access, body::BodyLimits, cors::Cors};
 use serde_json::json;
 
 fn guarded() -> axum::Router {
@@ -95,4 +95,87 @@ async fn without_keys_only_loopback_names_are_served() {
         assert_eq!(reply.status, status, "{host}");
         assert!(!reply.headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN));
     }
+}
+
+const PAGE: &str = "https://app.example";
+
+fn for_pages(origins: &[&str]) -> axum::Router {
+    let cors = Cors::new(origins.iter().map(|origin| origin.parse().unwrap()).collect());
+    let limits = BodyLimits { max_bytes: 1000, ..BodyLimits::default() };
+    router_with(AppOptions { access: Access::new(&["right".into()]), cors, limits, ..options() })
+}
+
+fn header_of<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
+    reply.headers.get(name).map(|value| value.to_str().unwrap())
+}
+
+/// What a browser asks before it sends a page's request.
+fn preflight(path: &str, origin: &str) -> Request<Body> {
+    Request::options(path)
+        .header(header::ORIGIN, origin)
+        .header(header::ACCESS_CONTROL_REQUEST_METHOD, "POST")
+        .header(header::ACCESS_CONTROL_REQUEST_HEADERS, "authorization,content-type,x-stainless-os")
+        .body(Body::empty())
+        .unwrap()
+}
+
+#[tokio::test]
+async fn preflights_of_allowed_pages_are_answered_without_a_key() {
+    for (origins, allowed, vary) in
+        [(&["https://other.example", PAGE][..], PAGE, Some("origin")), (&["*"], "*", None)]
+    {
+        let router = for_pages(origins);
+        let reply = send(&router, preflight("/v1/chat/completions", PAGE)).await;
+        assert_eq!((reply.status.as_u16(), reply.text.as_str()), (204, ""));
+        let header = |name| header_of(&reply, name);
+        assert_eq!(header("access-control-allow-origin"), Some(allowed));
+        assert_eq!(header("access-control-allow-methods"), Some("GET, POST"));
+        assert_eq!(header("access-control-allow-headers"), Some("authorization,content-type,x-stainless-os"));
+        assert_eq!((header("access-control-max-age"), header("vary")), (Some("600"), vary));
+    }
+}
+
+#[tokio::test]
+async fn allowed_pages_can_read_answers_and_errors() {
+    let router = for_pages(&[PAGE]);
+    let ask = async |method: &str, path: &str, key: &str, body: Vec<u8>| {
+        let request = Request::builder().method(method).uri(path).header(header::ORIGIN, PAGE);
+        let request = request
+            .header(header::AUTHORIZATION, format!("Bearer {key}"))
+            .header(header::CONTENT_TYPE, "application/json");
+        send(&router, request.body(body.into()).unwrap()).await
+    };
+    for (status, reply) in [
+        (200, ask("GET", "/v1/models", "right", vec![]).await),
+        (400, ask("POST", "/v1/completions", "right", b"{}".to_vec()).await),
+        (401, ask("GET", "/v1/models", "wrong", vec![]).await),
+        (404, ask("GET", "/nowhere", "right", vec![]).await),
+        (405, ask("DELETE", "/v1/models", "right", vec![]).await),
+        (413, ask("POST", "/v1/completions", "right", vec![b' '; 1001]).await),
+    ] {
+        assert_eq!(reply.status, status);
+        assert_eq!(header_of(&reply, "access-control-allow-origin"), Some(PAGE), "{status}");
+        let exposed = header_of(&reply, "access-control-expose-headers").unwrap();
+        assert!(exposed.contains("x-request-id") && exposed.contains("retry-after"), "{exposed}");
+    }
+}
+
+#[tokio::test]
+async fn other_pages_get_no_leave() {
+    for (origins, page) in [
+        (&[][..], PAGE),
+        (&[PAGE], "https://app.example.evil"),
+        (&[PAGE], "http://app.example"),
+        (&[PAGE], "https://app.example:8443"),
+        (&[PAGE], "null"),
+    ] {
+        let router = for_pages(origins);
+        let reply = send(&router, preflight("/v1/models", page)).await;
+        assert_eq!(reply.status, 401, "{page}");
+        assert_eq!(header_of(&reply, "access-control-allow-origin"), None, "{page}");
+        assert_eq!(header_of(&reply, "vary").is_some(), !origins.is_empty());
+    }
+    // What is no preflight needs its key, whoever may ask.
+    let options = Request::options("/v1/models").header(header::ORIGIN, PAGE).body(Body::empty()).unwrap();
+    assert_eq!(send(&for_pages(&["*"]), options).await.status, 401);
 }

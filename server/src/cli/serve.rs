@@ -23,6 +23,7 @@ use crate::{
     app::{App, AppOptions},
     auth::{self, Access},
     body::BodyLimits,
+    cors::{Cors, Origin},
     serve::{self as accept_loop, Ended, ServeOptions},
 };
 
@@ -35,6 +36,7 @@ Examples:
   mosu serve -m ./Qwen3-0.6B --port 9000                 another model, another port
   MOSU_API_KEY=secret mosu serve --host 0.0.0.0          for other machines, with a key
   mosu serve --host 0.0.0.0 --api-key-file keys.txt      with several keys, one a line
+  mosu serve --cors http://localhost:5173                for a page in a browser
 
   curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"What is mosu?\"}], \"stream\": true}'
@@ -69,6 +71,9 @@ pub struct ServeArgs {
     /// repetition_penalty), or by OpenAI's defaults
     #[arg(long, env = "MOSU_GENERATION_CONFIG", value_enum, default_value_t)]
     generation_config: GenerationConfig,
+    /// Let pages of these origins ask from within a browser, as https://app.example; * lets any page [default: none]
+    #[arg(long, env = "MOSU_CORS", value_name = "ORIGIN", num_args = 1.., value_delimiter = ',')]
+    cors: Vec<Origin>,
     /// Refuse requests with unknown fields instead of ignoring these
     #[arg(long, env = "MOSU_STRICT_PARAMS", value_parser = BoolishValueParser::new())]
     strict_params: bool,
@@ -183,6 +188,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
             model_names: args.served_model_name,
             chat_template,
             access,
+            cors: Cors::new(args.cors),
             strict_params: args.strict_params,
             limits: args.limits.body(),
             max_waiting_requests: args.limits.max_waiting_requests,
