@@ -60,16 +60,24 @@ impl Drop for InFlight {
 impl InFlight {
     /// Keeps the request in flight until its response's body is written or dropped.
     pub fn with_body_of(self, response: Response) -> Response {
-        response.map(|body| Body::new(GuardedBody { body, _guard: self }))
+        response.map(|body| GuardedBody::wrap(body, self))
     }
 }
 
-struct GuardedBody {
+/// A body that drops its guard with itself: once it has been read or written, or given up.
+pub struct GuardedBody<G> {
     body: Body,
-    _guard: InFlight,
+    _guard: G,
 }
 
-impl HttpBody for GuardedBody {
+impl<G: Send + Unpin + 'static> GuardedBody<G> {
+    /// Keeps `guard` as long as `body`.
+    pub fn wrap(body: Body, guard: G) -> Body {
+        Body::new(GuardedBody { body, _guard: guard })
+    }
+}
+
+impl<G: Unpin> HttpBody for GuardedBody<G> {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -9,6 +9,7 @@ pub mod app;
 pub mod auth;
 pub mod body;
 pub mod cli;
+mod client;
 pub mod cors;
 mod decompress;
 pub mod drain;

@@ -8,18 +8,14 @@ use std::{future::Future, io, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
-};
+use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time::{sleep, timeout},
 };
 
-use crate::{app::App, write_timeout::WriteTimeout};
+use crate::{app::App, client::Client, write_timeout::WriteTimeout};
 
 /// After the deadline, time for the last error events to reach their clients.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
@@ -32,8 +28,10 @@ const FATAL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub struct ServeOptions {
     /// Most connections at once; more wait to be accepted.
     pub max_connections: usize,
-    /// Most time until a request's headers are complete.
+    /// Most time until a request's headers are complete, once they have begun.
     pub header_timeout: Duration,
+    /// Most time between requests, and before the first.
+    pub keep_alive_timeout: Duration,
     /// Most bytes of headers.
     pub max_header_bytes: usize,
     /// Most time that a client may leave its answer unread.
@@ -47,6 +45,8 @@ impl Default for ServeOptions {
         ServeOptions {
             max_connections: 4096,
             header_timeout: Duration::from_secs(10),
+            // Longer than the common proxies keep a connection for another request, so that they end it, not we.
+            keep_alive_timeout: Duration::from_secs(75),
             max_header_bytes: 64 << 10,
             write_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
@@ -149,13 +149,22 @@ fn connection(
 ) -> impl Future<Output = Result<(), hyper::Error>> + Send + use<> {
     // Small chunks must leave at once; without the option they still do, later.
     let _ = stream.set_nodelay(true);
-    let stream = WriteTimeout::new(stream, options.write_timeout);
+    let client = Client::new(stream);
+    let stream = WriteTimeout::new(client.clone(), options.write_timeout);
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(options.header_timeout)
+        .half_close(true)
+        // Its own would count idle time too.
+        .header_read_timeout(None)
         .max_buf_size(options.max_header_bytes)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    connections.watch(connection)
+        .serve_connection(TokioIo::new(stream), client.service(router));
+    let connection = connections.watch(connection);
+    async move {
+        tokio::select! {
+            biased; // what has come is looked at before the time
+            ended = connection => ended,
+            () = client.lost(options.keep_alive_timeout, options.header_timeout) => Ok(()),
+        }
+    }
 }
 
 /// Sends a message for every SIGTERM and SIGINT.

@@ -110,9 +110,13 @@ struct LimitArgs {
     /// Most time for the body of a request to come
     #[arg(long, env = "MOSU_BODY_TIMEOUT", value_name = "SECONDS", value_parser = parse_seconds, default_value = "30")]
     body_timeout: Duration,
-    /// Most time for the headers of a request to come
+    /// Most time for the headers of a request to come, once they begin to
     #[arg(long, env = "MOSU_HEADER_TIMEOUT", value_name = "SECONDS", value_parser = parse_seconds, default_value = "10")]
     header_timeout: Duration,
+    /// Most time that a connection may wait for its next request; a proxy in front should give up sooner
+    #[arg(long, env = "MOSU_KEEP_ALIVE_TIMEOUT", value_name = "SECONDS", value_parser = parse_seconds,
+        default_value = "75")]
+    keep_alive_timeout: Duration,
     /// Most time that a client may not read; then its connection is cut off
     #[arg(long, env = "MOSU_WRITE_TIMEOUT", value_name = "SECONDS", value_parser = parse_seconds, default_value = "60")]
     write_timeout: Duration,
@@ -130,6 +134,7 @@ impl LimitArgs {
         ServeOptions {
             max_connections: self.max_connections,
             header_timeout: self.header_timeout,
+            keep_alive_timeout: self.keep_alive_timeout,
             max_header_bytes: self.max_header_size,
             write_timeout: self.write_timeout,
             drain_timeout: self.drain_timeout,
