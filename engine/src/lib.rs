@@ -50,6 +50,9 @@ mod scripted;
 #[path = "../tests/simulation.rs"]
 mod simulation;
 #[cfg(test)]
+#[path = "../tests/stops.rs"]
+mod stops;
+#[cfg(test)]
 #[path = "../tests/streams.rs"]
 mod streams;
 

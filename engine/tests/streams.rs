@@ -26,7 +26,7 @@ fn start_with(size: Size, change: impl FnOnce(&mut ScriptedModel)) -> Arc<Engine
     Arc::new(EngineThread::start(size.parts(model), size.limits(), 100).unwrap())
 }
 
-fn start() -> Arc<EngineThread> {
+pub(crate) fn start() -> Arc<EngineThread> {
     start_with(Size::default(), |_| ())
 }
 
@@ -37,7 +37,7 @@ fn start_gated() -> (Arc<EngineThread>, Sender<()>, Receiver<()>) {
 }
 
 /// A greedy request that only `max_tokens` ends. Each of its tokens has one character.
-fn request(prompt: &[u32], max_tokens: usize) -> Request {
+pub(crate) fn request(prompt: &[u32], max_tokens: usize) -> Request {
     let mut request = Request::new(prompt.to_vec());
     request.sampling.temperature = 0.0;
     request.stop.max_tokens = Some(max_tokens);
@@ -46,12 +46,12 @@ fn request(prompt: &[u32], max_tokens: usize) -> Request {
     request
 }
 
-fn generate(engine: &Arc<EngineThread>, request: Request) -> GenerationStream {
+pub(crate) fn generate(engine: &Arc<EngineThread>, request: Request) -> GenerationStream {
     engine.admit().unwrap().generate(request).unwrap()
 }
 
 /// The text, tokens and ends of choice 0, and the final event.
-fn collect(stream: &mut GenerationStream) -> (String, Vec<u32>, Option<Finish>, Event) {
+pub(crate) fn collect(stream: &mut GenerationStream) -> (String, Vec<u32>, Option<Finish>, Event) {
     let (mut all_text, mut ids, mut end) = (String::new(), Vec::new(), None);
     while let Some(event) = stream.next_blocking() {
         match event {
@@ -190,66 +190,6 @@ fn a_repeated_prompt_is_found_in_the_prefix_cache_unless_salts_differ() {
     assert_eq!((cached(None), cached(None)), (0, 16));
     assert_eq!((cached(Some("a")), cached(Some("a")), cached(Some("b"))), (0, 16, 0));
     assert_eq!(engine.stats().cached_prompt_tokens, 32);
-}
-
-#[test]
-fn stop_strings_are_found_across_token_borders() {
-    let engine = start();
-    let (text, ids, ..) = collect(&mut generate(&engine, request(&[1, 2], 30)));
-    assert_eq!((text.len(), ids.len()), (30, 30), "a character per token: {text:?}");
-    // It ends in the midst of a run of byte tokens, whose end it must not wait for.
-    let end = (5..).find(|&end| ids[end + 2] % 2 == 0 && ids[end + 3] % 2 == 0).unwrap();
-    let stop = &text[end..end + 3];
-    assert_eq!(text.find(stop), Some(end));
-    let mut with_stop = request(&[1, 2], 30);
-    with_stop.stop.strings = vec!["not there".into(), stop.into()];
-    let (cut, cut_ids, finish, _) = collect(&mut generate(&engine, with_stop.clone()));
-    assert_eq!((cut.as_str(), finish), (&text[..end], Some(Finish::StopString(stop.into()))));
-    assert_eq!(cut_ids, ids[..end + 3]);
-    with_stop.stop.include_stop_string = true;
-    assert_eq!(collect(&mut generate(&engine, with_stop.clone())).0, text[..end + 3]);
-    with_stop.stop.min_tokens = end + 3;
-    let (longer, ..) = collect(&mut generate(&engine, with_stop));
-    assert!(longer.len() > end + 3, "the text of min_tokens tokens is not searched: {longer:?}");
-}
-
-#[test]
-fn end_and_stop_tokens_are_told_but_have_no_text() {
-    let engine = start();
-    let (text, ids, ..) = collect(&mut generate(&engine, request(&[1, 2], 30)));
-    let stop = ids[7];
-    let first = ids.iter().position(|&id| id == stop).unwrap();
-    let mut with_stop = request(&[1, 2], 30);
-    with_stop.stop.token_ids = vec![stop];
-    let (cut, cut_ids, finish, _) = collect(&mut generate(&engine, with_stop));
-    assert_eq!((cut.as_str(), finish), (&text[..first], Some(Finish::StopToken(stop))));
-    assert_eq!(cut_ids, ids[..=first]);
-}
-
-#[test]
-fn a_stop_string_that_names_a_special_token_stops_at_its_id() {
-    let engine = start();
-    let with_text = (1..).map(|token| request(&[token, 2], 90));
-    // `@` is the special token's name, and that of no other.
-    let mut with_stop = with_text.map(|request| (collect(&mut generate(&engine, request.clone())), request));
-    let ((text, ids, ..), mut request) = with_stop
-        .find(|((text, ..), _)| text[4..].find('@').is_some_and(|at| !text[..at + 4].contains('@')))
-        .unwrap();
-    let end = text.find('@').unwrap();
-    request.stop.strings = vec!["not there".into(), "@".into()];
-    for (skip_special_tokens, include_stop_string) in
-        [(true, false), (true, true), (false, false), (false, true)]
-    {
-        request.skip_special_tokens = skip_special_tokens;
-        request.stop.include_stop_string = include_stop_string;
-        let (cut, cut_ids, finish, _) = collect(&mut generate(&engine, request.clone()));
-        assert_eq!(cut, text[..end + usize::from(include_stop_string)]);
-        assert_eq!(cut_ids, ids[..=end]);
-        assert_eq!(finish, Some(Finish::StopString("@".into())));
-    }
-    request.stop.min_tokens = end + 1;
-    let (_, longer, ..) = collect(&mut generate(&engine, request));
-    assert!(longer.len() > end + 1, "as any stop token it cannot be drawn before min_tokens");
 }
 
 #[test]

@@ -107,7 +107,9 @@ mod tests {
         compress_to_vec(text, CompressionLevel::Fastest)
     }
 
-    const CODECS: [(Encoding, fn(&[u8]) -> Vec<u8>); 2] = [(Encoding::Gzip, gzip), (Encoding::Zstd, zstd)];
+    type Encode = fn(&[u8]) -> Vec<u8>;
+
+    const CODECS: [(Encoding, Encode); 2] = [(Encoding::Gzip, gzip), (Encoding::Zstd, zstd)];
 
     #[test]
     fn one_encoding_is_understood_in_any_case() {

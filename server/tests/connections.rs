@@ -147,8 +147,10 @@ fn a_body_that_ends_too_soon_is_not_waited_for() {
     assert_eq!(server.metric("mosu_requests_finished_total"), 0.0);
 }
 
+type Leave = fn(TcpStream);
+
 /// How a client can leave.
-const WAYS: [(&str, fn(TcpStream)); 3] = [
+const WAYS: [(&str, Leave); 3] = [
     ("closed", drop),
     ("reset", |client| {
         SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
