@@ -23,12 +23,14 @@ ARCHITECTURES = [80, 89, 90, 100, 120]
 
 # (pattern of a kernel's name, most registers of a thread, most bytes of static shared memory); the first one counts.
 BUDGETS = [
-    (r"^(linear|gated_linear|moe|paged_attention|latent_attention)_", 255, 48 << 10),
+    (r"^(linear|gated_linear|moe|paged_attention|latent_attention|limits_wgmma)_", 255, 48 << 10),
     (r"", 128, 48 << 10),
 ]
 # (pattern of a kernel's name, instruction that its machine code must contain)
 INSTRUCTIONS = [
     (r"^(gated_)?linear_wgmma_", r"(?s)^(?=.*UTMALDG).*HGMMA"),
+    (r"^limits_wgmma_", r"HGMMA"),
+    (r"^limits_mma_", r"HMMA"),
     (r"_simt_|^paged_attention_(plain|combine)_", r"FFMA"),
     (r"^(linear|gated_linear|moe_gate_up|moe_down)_.*bf16$", r"HMMA|HGMMA"),
     (r"^(paged_attention|latent_attention|absorb_queries|expand_values)_.*bf16$", r"HMMA|HGMMA"),

@@ -1,9 +1,11 @@
-//! The machine's limits, measured: what the speed of an op is a share of.
+//! What a device does at most, measured: what the speed of an op is a share of.
+
+mod cuda;
 
 use std::{num::NonZeroUsize, time::Instant};
 
 use crate::{
-    DType, Isa, Tensor,
+    DType, Device, Isa, Result, Tensor,
     cpu::{Kernel, LANES, Parts, Simd},
     device::CpuDevice,
 };
@@ -14,6 +16,31 @@ const READ_BYTES: usize = 512 << 20;
 const SLICES: usize = 8;
 /// The best of so many short passes counts, since others use the machine too.
 const PASSES: usize = 24;
+
+/// What a device does at most.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Bytes that it reads from its memory, per second.
+    pub read_bandwidth: f64,
+    /// Floating-point operations of bf16 products with f32 sums, per second; a multiply-add is two.
+    pub bf16_dot_peak: f64,
+}
+
+/// The limits of a device, named as for [`Device::from_name`], measured now. On a GPU by kernels that do nothing else, in
+/// up to 1 GiB of its free memory.
+///
+/// # Errors
+/// When there is no such device, or it failed.
+pub fn measure(device: &str, threads: Option<NonZeroUsize>) -> Result<Limits> {
+    let device = Device::from_name(device, threads)?;
+    match &device {
+        Device::Cpu(cpu) => Ok(Limits {
+            read_bandwidth: read_bandwidth(cpu.threads()),
+            bf16_dot_peak: bf16_dot_peak(cpu.threads()),
+        }),
+        Device::Cuda(gpu) => cuda::measure(&device, gpu),
+    }
+}
 
 /// The instruction set that ops use here, as people write it.
 pub fn instruction_set() -> &'static str {

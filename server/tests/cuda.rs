@@ -89,6 +89,25 @@ fn doctor_describes_a_gpu() {
     assert!(device["gpu"]["memory_bytes"].as_u64() > Some(0), "{report}");
 }
 
+/// The simulated device is far slower than the processor, whose limits would show a share of nothing.
+#[test]
+fn bench_measures_the_limits_of_the_gpu() {
+    let args: Vec<&str> =
+        "bench --device cuda --json --batch 1 --repeat 1 --prompt-tokens 8 --output-tokens 3 \
+                           --max-batch-tokens 64 --max-model-len 64"
+            .split_whitespace()
+            .collect();
+    let Some(mut bench) = on_gpu(&args) else { return };
+    let output = bench.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let limits = &report["runs"][0]["limits_before"];
+    assert_eq!(limits, &report["runs"][0]["limits_after"], "measured once, before the model had the memory");
+    let cpu = mosu::limits::measure("cpu", None).unwrap();
+    let bandwidth = limits["read_bandwidth"].as_f64().unwrap();
+    assert!(bandwidth > 0.0 && bandwidth < cpu.read_bandwidth, "{report}");
+}
+
 /// A folder with a `libcuda.so` that is no driver; removed when dropped.
 struct NoDriver(PathBuf);
 

@@ -52,6 +52,12 @@ pub(crate) const KERNEL_FILES: &[KernelFile] = &[
         kernels: &["gated_activation_f32", "gated_activation_bf16"],
     },
     KernelFile {
+        name: "limits.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &["limits_read_u32", "limits_mma_bf16"],
+    },
+    KernelFile { name: "limits_wgmma.cu", runs_on: RunsOn::Only(90), kernels: &["limits_wgmma_bf16"] },
+    KernelFile {
         name: "linear.cu",
         runs_on: RunsOn::From(80),
         kernels: &[

@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum, builder::BoolishValueParser};
-use mosu::{ChatTemplate, Engine, EngineOptions, SamplingDefaults, SamplingParams};
+use mosu::{ChatTemplate, Engine, EngineOptions, ModelInfo, SamplingDefaults, SamplingParams};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{
@@ -199,7 +199,7 @@ pub fn serve(args: ServeArgs) -> Result<(), Failure> {
             max_waiting_requests: args.limits.max_waiting_requests,
         },
     );
-    show(&app, address, keys);
+    show(&app, address, keys, args.model.max_sequences);
     match run(listener, app, args.limits.serving())
         .map_err(|error| Failure::System(format!("cannot serve: {error}")))?
     {
@@ -294,10 +294,20 @@ fn describe_defaults(engine: &Engine) -> String {
     }
 }
 
-/// Prints what is served, and the memory that is planned for it.
-fn show(app: &App, address: SocketAddr, keys: String) {
+/// How many sequences the KV cache has room for, when they are as long as can be and when so many run at once.
+fn describe_room(info: &ModelInfo, sequences: usize) -> String {
+    let tokens = units::count(info.num_kv_blocks * info.block_size, "token");
+    let (longest, most) = (info.max_model_len, info.memory.concurrency());
+    if most >= sequences {
+        return format!("{tokens}: {} of {longest}", units::count(sequences, "sequence"));
+    }
+    let each = info.num_kv_blocks / sequences * info.block_size;
+    format!("{tokens}: {} of {longest}, or {sequences} of {each}", units::count(most, "sequence"))
+}
+
+/// Prints what is served, and the memory that is planned for it; `sequences` may run at once.
+fn show(app: &App, address: SocketAddr, keys: String, sequences: usize) {
     let info = app.engine.model_info();
-    let tokens = info.num_kv_blocks * info.block_size;
     let mut rows = vec![
         ("model", app.model_names.join(", ")),
         ("architecture", info.architecture.clone()),
@@ -305,7 +315,7 @@ fn show(app: &App, address: SocketAddr, keys: String) {
         ("parameters", units::parameters(info.parameters)),
         ("defaults", describe_defaults(&app.engine)),
         ("context", units::count(app.engine.max_model_len(), "token")),
-        ("KV blocks", format!("{} for {tokens} tokens in all", info.num_kv_blocks)),
+        ("KV cache holds", describe_room(info, sequences)),
         ("device", info.device.clone()),
     ];
     if !info.ignored_tensors.is_empty() {

@@ -3,15 +3,21 @@
 mod measure;
 mod report;
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    num::NonZeroUsize,
+};
 
 use clap::{Args, builder::BoolishValueParser};
 use indicatif::ProgressBar;
-use mosu::{Engine, EngineOptions, limits};
+use mosu::{
+    Engine, EngineOptions, LoadError,
+    limits::{self, Limits},
+};
 
 use self::{
     measure::{Repeat, Workload},
-    report::{Limits, ModelFacts, Options, Report, Run},
+    report::{ModelFacts, Options, Report, Run},
 };
 use super::{
     exit::Failure,
@@ -31,7 +37,8 @@ Examples:
 Prompts are random and differ each time. First a batch of prompts is computed: prefill tokens/s, and TTFT, from
 sending the batch to each sequence's first token. Then the same prompts are continued: tokens/s and ITL (the time
 between two tokens) while all sequences run. Figures are medians of the repeats, with the lowest and the highest.
-Limits are measured before and after. The share of prefill counts the multiplications of a token with the layers'
+Limits are the device's: a CPU's are measured before and after each batch, since others use it too, those of a GPU
+before the model is loaded. The share of prefill counts the multiplications of a token with the layers'
 weights, that of decode the bytes of the weights that one token needs, once a step; neither counts attention.";
 
 /// What stands on the terminal meanwhile.
@@ -80,6 +87,7 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
     let largest = args.batch.iter().copied().max().unwrap_or(1);
     let options = args.model.engine_options();
     let sequence_tokens = args.prompt_tokens + args.output_tokens;
+    let limits = DeviceLimits::new(&args.model)?;
     let engine = model_args::load(EngineOptions {
         max_sequences: options.max_sequences.max(largest),
         max_waiting_requests: options.max_waiting_requests.max(largest),
@@ -87,7 +95,7 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
         ..options
     })?;
     check_fit(&engine, sequence_tokens, largest)?;
-    let report = measure_all(&engine, &args)?;
+    let report = measure_all(&engine, &limits, &args)?;
     let text = if args.json { terminal::json(&report)? } else { report.text() };
     Ok(io::stdout().write_all(text.as_bytes())?)
 }
@@ -113,20 +121,20 @@ fn check_fit(engine: &Engine, sequence_tokens: usize, batch: usize) -> Result<()
     Ok(())
 }
 
-fn measure_all(engine: &Engine, args: &BenchArgs) -> Result<Report, Failure> {
+fn measure_all(engine: &Engine, limits: &DeviceLimits, args: &BenchArgs) -> Result<Report, Failure> {
     let threads = args.model.threads();
     let machine = Machine::detect();
     let mut workload = Workload::new(engine, args.prompt_tokens, args.output_tokens, args.seed)?;
     // The first pass maps the weights' pages.
     workload.repeat(1)?;
-    let mut before = measure_limits(threads);
+    let mut before = limits.now()?;
     let mut runs = Vec::with_capacity(args.batch.len());
     let bar = progress_bar(args.batch.len() * args.repeat);
     for &batch in &args.batch {
         bar.set_message(units::count(batch, "sequence"));
         let repeat = |_| workload.repeat(batch).inspect(|_| bar.inc(1));
         let repeats: Vec<Repeat> = (0..args.repeat).map(repeat).collect::<Result<_, _>>()?;
-        let after = measure_limits(threads);
+        let after = limits.now()?;
         runs.push(Run::new(batch, &repeats, before, after, engine.model_info()));
         before = after;
     }
@@ -155,6 +163,27 @@ fn progress_bar(length: usize) -> ProgressBar {
     bar
 }
 
-fn measure_limits(threads: usize) -> Limits {
-    Limits { read_bandwidth: limits::read_bandwidth(threads), bf16_dot_peak: limits::bf16_dot_peak(threads) }
+/// What the device does at most.
+enum DeviceLimits {
+    /// Measured whenever somebody asks.
+    Cpu { threads: Option<NonZeroUsize> },
+    /// Measured before the model took the memory that it needs.
+    Gpu(Limits),
+}
+
+impl DeviceLimits {
+    fn new(args: &ModelArgs) -> Result<DeviceLimits, Failure> {
+        let threads = NonZeroUsize::new(args.threads());
+        if args.device == "cpu" {
+            return Ok(DeviceLimits::Cpu { threads });
+        }
+        Ok(DeviceLimits::Gpu(limits::measure(&args.device, threads).map_err(LoadError::from)?))
+    }
+
+    fn now(&self) -> Result<Limits, Failure> {
+        match self {
+            DeviceLimits::Cpu { threads } => Ok(limits::measure("cpu", *threads).map_err(LoadError::from)?),
+            DeviceLimits::Gpu(limits) => Ok(*limits),
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The figures of a bench: medians, spreads and shares, as text and as JSON.
 
-use mosu::{DType, ModelInfo};
+use mosu::{DType, ModelInfo, limits::Limits};
 use serde::Serialize;
 
 use super::{Repeat, units};
@@ -53,15 +53,6 @@ pub struct Options {
     pub prefix_cache: bool,
 }
 
-/// What the machine could do, measured at one moment.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Limits {
-    /// Bytes a second.
-    pub read_bandwidth: f64,
-    /// bf16 operations a second; a multiply-add is two.
-    pub bf16_dot_peak: f64,
-}
-
 /// A figure of several repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Figure {
@@ -84,8 +75,18 @@ pub struct Run {
     decode_share: f64,
     itl_seconds: Figure,
     itl_p99_seconds: Figure,
+    #[serde(with = "LimitsJson")]
     limits_before: Limits,
+    #[serde(with = "LimitsJson")]
     limits_after: Limits,
+}
+
+/// How the device's limits are written.
+#[derive(Serialize)]
+#[serde(remote = "Limits")]
+struct LimitsJson {
+    read_bandwidth: f64,
+    bf16_dot_peak: f64,
 }
 
 impl ModelFacts {
