@@ -4,7 +4,7 @@
 //! k experts per token, R rows with logits, V vocabulary. The residual stream `hidden` is f32; what meets a matrix is
 //! of the weights' compute type.
 
-mod attention;
+mod mixer;
 
 use half::{bf16, f16};
 use mosu_kernels::{Allocator, DType, Device, Result, View, ViewMut, ops};
@@ -55,15 +55,15 @@ impl Decoder {
         self.embed(inputs)?;
         for layer in 0..self.spec.layers.len() {
             match layer {
-                0 => self.norm(t, |weights| &weights.layers[0].attention_norm)?,
+                0 => self.norm(t, |weights| &weights.layers[0].mixer_norm)?,
                 _ => self.add_and_norm(t, |weights| {
-                    (weights.layers[layer - 1].ffn_post_norm.as_ref(), &weights.layers[layer].attention_norm)
+                    (weights.layers[layer - 1].ffn_post_norm.as_ref(), &weights.layers[layer].mixer_norm)
                 })?,
             }
-            self.attention(layer, inputs)?;
+            self.mixer(layer, inputs)?;
             self.add_and_norm(t, |weights| {
                 let layer = &weights.layers[layer];
-                (layer.attention_post_norm.as_ref(), &layer.ffn_norm)
+                (layer.mixer_post_norm.as_ref(), &layer.ffn_norm)
             })?;
             self.ffn(layer, t)?;
         }

@@ -6,7 +6,7 @@ use mosu_kernels::{
     ops::{KvCache, KvCacheMut},
 };
 
-use crate::{AttentionSpec, DecoderSpec};
+use crate::{AttentionSpec, DecoderSpec, LayerSpec, Mixer};
 
 /// Tokens per KV block.
 pub const BLOCK_SIZE: usize = 16;
@@ -29,16 +29,16 @@ impl KvBlocks {
         dtype: DType,
         num_blocks: usize,
     ) -> Result<KvBlocks, KernelError> {
-        let layer = |attention: &AttentionSpec| {
-            if let Some(kv) = attention.latent_kv {
-                let shape = [num_blocks, BLOCK_SIZE, attention.latent_row(kv)];
-                return Ok(LayerCache::Latents(to.zeros(shape, dtype)?));
+        let layer = |layer: &LayerSpec| match &layer.mixer {
+            Mixer::Attention(AttentionSpec { num_kv_heads, head_dim, .. }) => {
+                let zeros = || to.zeros([num_blocks, *num_kv_heads, BLOCK_SIZE, *head_dim], dtype);
+                Ok(LayerCache::KeysAndValues { k: zeros()?, v: zeros()? })
             }
-            let shape = [num_blocks, attention.num_kv_heads, BLOCK_SIZE, attention.head_dim];
-            let zeros = || to.zeros(shape, dtype);
-            Ok(LayerCache::KeysAndValues { k: zeros()?, v: zeros()? })
+            Mixer::LatentAttention(spec) => {
+                Ok(LayerCache::Latents(to.zeros([num_blocks, BLOCK_SIZE, spec.cached_row()], dtype)?))
+            }
         };
-        let layers = spec.layers.iter().map(|spec| layer(&spec.attention)).collect::<Result<_, _>>()?;
+        let layers = spec.layers.iter().map(layer).collect::<Result<_, _>>()?;
         Ok(KvBlocks { layers })
     }
 

@@ -56,7 +56,8 @@ pub use plan::MemoryPlan;
 pub use sampling_defaults::SamplingDefaults;
 pub use source::ModelSource;
 pub use spec::{
-    AttentionSpec, DecoderSpec, DenseSpec, EmbeddingSpec, FfnActivation, FfnSpec, HeadSpec, LatentSpec,
-    LayerSpec, LowRankSpec, MoeSpec, NormSpec, QkNormSpec, RopeScaling, RopeSpec, SharedSpec, Temperature,
+    AttentionSpec, DecoderSpec, DenseSpec, EmbeddingSpec, FfnActivation, FfnSpec, HeadSpec,
+    LatentAttentionSpec, LayerSpec, LowRankSpec, Mixer, MoeSpec, NormSpec, QkNormSpec, RopeScaling, RopeSpec,
+    SharedSpec, Temperature,
 };
 pub use tokenizer::{Joining, SpecialTokens, TextJoiner, TokenPiece, Tokenizer, TokenizerError};

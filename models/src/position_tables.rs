@@ -30,7 +30,7 @@ impl PositionTables {
         };
         let heads = |attention: &AttentionSpec| attention.alibi.then_some(attention.num_heads);
         Ok(PositionTables {
-            rope: RopeTables::new(to, spec.layers.iter().map(|layer| &layer.attention), positions)?,
+            rope: RopeTables::new(to, spec.layers.iter().map(|layer| layer.mixer.rope()), positions)?,
             temperatures: Shared::new(&spec.layers, |attention| attention.temperature, factors)?,
             alibi: Shared::new(&spec.layers, heads, slopes)?,
         })
@@ -67,7 +67,7 @@ impl<Key: PartialEq> Shared<Key> {
     ) -> Result<Shared<Key>, KernelError> {
         let mut shared = Shared { tensors: Vec::new(), of_layer: Vec::new() };
         for layer in layers {
-            let index = match key(&layer.attention) {
+            let index = match layer.mixer.attention().and_then(&key) {
                 None => None,
                 Some(key) => {
                     let known = shared.tensors.iter().position(|(known, _)| *known == key);

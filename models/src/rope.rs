@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 use mosu_kernels::{Allocator, DType, KernelError, Tensor, ops::RopeTable};
 use rayon::prelude::*;
 
-use crate::{AttentionSpec, RopeScaling, RopeSpec};
+use crate::{RopeScaling, RopeSpec};
 
 /// Positions that one task fills.
 const POSITIONS_PER_TASK: usize = 256;
@@ -21,12 +21,12 @@ impl RopeTables {
     /// Tables for positions `0..positions` of these layers, in the memory of `to`.
     pub fn new<'a>(
         to: &Allocator<'_>,
-        layers: impl Iterator<Item = &'a AttentionSpec>,
+        layers: impl Iterator<Item = Option<&'a RopeSpec>>,
         positions: usize,
     ) -> Result<RopeTables, KernelError> {
         let mut rope = RopeTables { tables: Vec::new(), of_layer: Vec::new() };
         for layer in layers {
-            let Some(spec) = &layer.rope else {
+            let Some(spec) = layer else {
                 rope.of_layer.push(None);
                 continue;
             };

@@ -2,11 +2,13 @@
 //! reads nothing else. Choices that an op makes too are the op's own enums.
 
 mod count;
+mod mixer;
 mod rope;
 
+pub use mixer::{AttentionSpec, LatentAttentionSpec, LowRankSpec, Mixer, QkNormSpec, Temperature};
 use mosu_kernels::{
     DType,
-    ops::{Activation, AttentionMask, Glu, NormKind, NormOrder, NormSpan, Router, WeighExperts},
+    ops::{Activation, Glu, NormKind, Router, WeighExperts},
 };
 pub use rope::{RopeScaling, RopeSpec};
 
@@ -35,7 +37,7 @@ impl DecoderSpec {
     /// The longest sequence that can be asked for: dynamic scaling of the rotation reaches beyond the model's own
     /// context, at the price of another rotation for all sequences.
     pub fn longest_context(&self) -> usize {
-        let of_layer = |layer: &LayerSpec| match layer.attention.rope.as_ref()?.scaling {
+        let of_layer = |layer: &LayerSpec| match layer.mixer.rope()?.scaling {
             RopeScaling::Dynamic { factor, max_position } => Some((max_position as f64 * factor) as usize),
             _ => None,
         };
@@ -87,132 +89,15 @@ pub struct HeadSpec {
     pub softcap: Option<f32>,
 }
 
-/// One decoder layer: `x += post(attention(norm(x))); x += post(ffn(norm(x)))`.
+/// One decoder layer: `x += post(mixer(norm(x))); x += post(ffn(norm(x)))`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSpec {
     /// How tokens look at each other.
-    pub attention: AttentionSpec,
+    pub mixer: Mixer,
     /// What happens to each token alone.
     pub ffn: FfnSpec,
     /// Each branch has a norm of its own behind it ("sandwich").
     pub post_norms: bool,
-}
-
-/// Grouped-query attention.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AttentionSpec {
-    /// Query heads.
-    pub num_heads: usize,
-    /// Key and value heads; divides `num_heads`.
-    pub num_kv_heads: usize,
-    /// Width of a head; not always `hidden_size / num_heads`.
-    pub head_dim: usize,
-    /// Queries go by way of a narrow layer: `q = up(norm(down(x)))` (Step-3, DeepSeek).
-    pub low_rank_q: Option<LowRankSpec>,
-    /// Keys and values come out of one narrow latent per token, which is what the cache holds (DeepSeek). Then
-    /// `head_dim` is the width of a query head, and `num_kv_heads` is 1.
-    pub latent_kv: Option<LatentSpec>,
-    /// q, k and v projections have a bias.
-    pub qkv_bias: bool,
-    /// The output projection has a bias.
-    pub o_bias: bool,
-    /// RMSNorm of q and k.
-    pub qk_norm: Option<QkNormSpec>,
-    /// Rotary position embedding; none where positions come from elsewhere.
-    pub rope: Option<RopeSpec>,
-    /// Scores fall with distance, by a slope per head (Press et al. 2021, arXiv 2108.12409).
-    pub alibi: bool,
-    /// Which keys a query sees.
-    pub mask: AttentionMask,
-    /// Multiplier of the scores.
-    pub scale: f32,
-    /// `c * tanh(score / c)`, after the multiplier.
-    pub softcap: Option<f32>,
-    /// Each head has one more logit in its softmax, without a value (gpt-oss).
-    pub sinks: bool,
-    /// Multiplier of the scores that depends on the query's position, after the cap.
-    pub temperature: Option<Temperature>,
-    /// The output of each head is multiplied by `sigmoid(gate(x))` (Step-3.5, Spark-X2.5).
-    pub head_gate: bool,
-}
-
-/// A narrow layer with a norm.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LowRankSpec {
-    /// Its width.
-    pub rank: usize,
-    /// Epsilon of its norm.
-    pub norm_eps: f32,
-}
-
-/// Multi-head latent attention (DeepSeek-AI 2024, arXiv 2405.04434). A key is made of `nope_dim` elements out of the
-/// latent and of a rotated rest that all heads share; a value comes out of the latent.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LatentSpec {
-    /// The latent.
-    pub latent: LowRankSpec,
-    /// Elements of a query head without position; those behind rotate.
-    pub nope_dim: usize,
-    /// Width of a value head.
-    pub value_dim: usize,
-}
-
-impl AttentionSpec {
-    /// Elements that one token leaves in the KV cache.
-    pub fn cached_elements(&self) -> usize {
-        match self.latent_kv {
-            None => 2 * self.num_kv_heads * self.head_dim,
-            Some(kv) => self.latent_row(kv),
-        }
-    }
-
-    /// Width of the latent and the rotated rest beside it.
-    pub fn latent_row(&self, kv: LatentSpec) -> usize {
-        kv.latent.rank + self.head_dim - kv.nope_dim
-    }
-
-    /// Width of all value heads together: what the output projection reads.
-    pub fn attended_dim(&self) -> usize {
-        self.num_heads * self.latent_kv.map_or(self.head_dim, |kv| kv.value_dim)
-    }
-}
-
-/// RMSNorm of queries and keys.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct QkNormSpec {
-    /// Over each head, or over all heads together.
-    pub span: NormSpan,
-    /// Before or after the rotation.
-    pub order: NormOrder,
-    /// Multiplied by weights; without them it is a plain L2 norm (Llama 4).
-    pub weighted: bool,
-}
-
-impl QkNormSpec {
-    /// Over each head, before the rotation, with weights: what most families that have it do.
-    pub const HEADS: QkNormSpec =
-        QkNormSpec { span: NormSpan::Head, order: NormOrder::BeforeRope, weighted: true };
-}
-
-/// How the scores of a query at position p are multiplied.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Temperature {
-    /// `1 + beta * ln(1 + floor((p + offset) / interval))` (Llama 4, Ministral 3).
-    Steps {
-        /// Growth per interval.
-        beta: f64,
-        /// Positions of one step.
-        interval: f64,
-        /// 1 where positions are counted from 1.
-        offset: f64,
-    },
-    /// `max(1, ln(p + offset) / ln(length))` (Grok-2, Qwen1).
-    Log {
-        /// Positions up to here are not changed.
-        length: f64,
-        /// 1 where positions are counted from 1.
-        offset: f64,
-    },
 }
 
 /// The feed-forward part of a layer.

@@ -24,11 +24,13 @@ pub(crate) struct TensorNames {
     /// What the norms call their weight.
     pub norm_weight: &'static str,
     /// The norm before attention.
-    pub attention_norm: &'static str,
+    pub mixer_norm: &'static str,
     /// The norm behind attention.
-    pub attention_post_norm: &'static str,
-    /// Query, key and value projections.
+    pub mixer_post_norm: &'static str,
+    /// Query, key and value projections of grouped-query attention.
     pub qkv: QkvNames,
+    /// The projections of latent attention.
+    pub latent: LatentNames,
     /// The norm of queries.
     pub q_norm: &'static str,
     /// The norm of keys.
@@ -93,36 +95,25 @@ pub(crate) enum QkvNames {
         /// Value projection.
         v: &'static str,
     },
-    /// Keys and values out of a latent; queries directly or by way of a narrow layer, as the spec says.
-    Latent {
-        /// Query projection.
-        q: &'static str,
-        /// To the narrow layer of the queries.
-        q_down: &'static str,
-        /// Its norm.
-        q_down_norm: &'static str,
-        /// To the queries.
-        q_up: &'static str,
-        /// To the latent and the rotated rest.
-        kv_down: &'static str,
-        /// The latent's norm.
-        kv_norm: &'static str,
-        /// From the latent to keys and values, rows `[Hq, N + D]`.
-        kv_up: &'static str,
-    },
 }
 
-impl QkvNames {
-    /// DeepSeek's names.
-    pub const LATENT: QkvNames = QkvNames::Latent {
-        q: "self_attn.q_proj",
-        q_down: "self_attn.q_a_proj",
-        q_down_norm: "self_attn.q_a_layernorm",
-        q_up: "self_attn.q_b_proj",
-        kv_down: "self_attn.kv_a_proj_with_mqa",
-        kv_norm: "self_attn.kv_a_layernorm",
-        kv_up: "self_attn.kv_b_proj",
-    };
+/// The projections of latent attention; queries directly or by way of a narrow layer, as the spec says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LatentNames {
+    /// Query projection.
+    pub q: &'static str,
+    /// To the narrow layer of the queries.
+    pub q_down: &'static str,
+    /// Its norm.
+    pub q_down_norm: &'static str,
+    /// From the narrow layer to the queries.
+    pub q_up: &'static str,
+    /// To the latent and the rotated part of the keys.
+    pub kv_down: &'static str,
+    /// The latent's norm.
+    pub kv_norm: &'static str,
+    /// From the latent to keys and values, rows `[Hq, N + D]`.
+    pub kv_up: &'static str,
 }
 
 /// Names of a feed-forward network.
@@ -204,9 +195,18 @@ impl TensorNames {
         lm_head: "lm_head",
         layers: "model.layers",
         norm_weight: "weight",
-        attention_norm: "input_layernorm",
-        attention_post_norm: "post_self_attn_layernorm",
+        mixer_norm: "input_layernorm",
+        mixer_post_norm: "post_self_attn_layernorm",
         qkv: QkvNames::Split { q: "self_attn.q_proj", k: "self_attn.k_proj", v: "self_attn.v_proj" },
+        latent: LatentNames {
+            q: "self_attn.q_proj",
+            q_down: "self_attn.q_a_proj",
+            q_down_norm: "self_attn.q_a_layernorm",
+            q_up: "self_attn.q_b_proj",
+            kv_down: "self_attn.kv_a_proj_with_mqa",
+            kv_norm: "self_attn.kv_a_layernorm",
+            kv_up: "self_attn.kv_b_proj",
+        },
         q_norm: "self_attn.q_norm",
         k_norm: "self_attn.k_norm",
         sinks: "self_attn.sinks",
@@ -245,13 +245,11 @@ impl TensorNames {
     /// The plainest layout of a spec's tensors, for weights that no file holds.
     pub fn for_dummy(spec: &DecoderSpec) -> TensorNames {
         let mut names = TensorNames::LLAMA;
-        let low_rank = spec.layers.iter().any(|layer| layer.attention.low_rank_q.is_some());
-        if let (QkvNames::Split { q, k, v }, true) = (names.qkv, low_rank) {
+        let low_rank =
+            |layer: &LayerSpec| layer.mixer.attention().is_some_and(|spec| spec.low_rank_q.is_some());
+        if let (QkvNames::Split { q, k, v }, true) = (names.qkv, spec.layers.iter().any(low_rank)) {
             let (q_down, q_down_norm) = ("self_attn.q_down_proj", "self_attn.q_down_norm");
             names.qkv = QkvNames::LowRank { q_down, q_down_norm, q_up: q, k, v };
-        }
-        if spec.layers.iter().any(|layer| layer.attention.latent_kv.is_some()) {
-            names.qkv = QkvNames::LATENT;
         }
         let plain = |layer: &LayerSpec| {
             layer.ffn.dense().is_some_and(|dense| matches!(dense.activation, FfnActivation::Plain(_)))

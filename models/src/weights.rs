@@ -107,10 +107,32 @@ impl NormWeights {
     }
 }
 
-/// One layer. Q, KV: heads times head_dim.
+/// One layer.
 pub(crate) struct LayerWeights {
     /// `[H]`
-    pub attention_norm: NormWeights,
+    pub mixer_norm: NormWeights,
+    /// What mixes the tokens.
+    pub mixer: MixerWeights,
+    /// `[H]`
+    pub mixer_post_norm: Option<NormWeights>,
+    /// `[H]`
+    pub ffn_norm: NormWeights,
+    /// What follows the mixer.
+    pub ffn: FfnWeights,
+    /// `[H]`
+    pub ffn_post_norm: Option<NormWeights>,
+}
+
+/// Those of a [`Mixer`](crate::Mixer).
+pub(crate) enum MixerWeights {
+    /// Of grouped-query attention.
+    Attention(Box<AttentionWeights>),
+    /// Of latent attention.
+    LatentAttention(Box<LatentAttentionWeights>),
+}
+
+/// Grouped-query attention. Q, KV: heads times head_dim.
+pub(crate) struct AttentionWeights {
     /// Queries, keys and values.
     pub qkv: QkvWeights,
     /// Of queries and keys: `[head_dim]` each, or `[Q]` and `[KV]`.
@@ -121,14 +143,6 @@ pub(crate) struct LayerWeights {
     pub head_gate: Option<Linear>,
     /// `[H, Q]`
     pub o_proj: Linear,
-    /// `[H]`
-    pub attention_post_norm: Option<NormWeights>,
-    /// `[H]`
-    pub ffn_norm: NormWeights,
-    /// What follows attention.
-    pub ffn: FfnWeights,
-    /// `[H]`
-    pub ffn_post_norm: Option<NormWeights>,
 }
 
 /// The projections to queries, keys and values.
@@ -142,8 +156,6 @@ pub(crate) enum QkvWeights {
         /// k and v side by side, `[2 KV, H]`.
         kv: Linear,
     },
-    /// Keys and values out of a latent.
-    Latent(Box<LatentWeights>),
 }
 
 /// Queries by way of a narrow layer of width R.
@@ -156,9 +168,9 @@ pub(crate) struct LowRankWeights {
     pub up: Linear,
 }
 
-/// Latent attention: a latent of width L and a rotated rest, R together; query heads of N elements without position, and
+/// Latent attention: a latent of width L and a rotated part, R together; query heads of N elements without position, and
 /// D value elements.
-pub(crate) struct LatentWeights {
+pub(crate) struct LatentAttentionWeights {
     /// Queries.
     pub q: LatentQueries,
     /// `[R, H]`
@@ -169,6 +181,8 @@ pub(crate) struct LatentWeights {
     pub w_uk: Tensor,
     /// From latents to values, `[Hq, D, L]`.
     pub w_uv: Tensor,
+    /// `[H, Hq D]`
+    pub o_proj: Linear,
 }
 
 /// The projection to the queries of latent attention.

@@ -2,7 +2,7 @@
 
 use mosu_kernels::{Allocator, DType, Result, Shape, Tensor, View, ViewMut, ops::MoeWorkspace};
 
-use crate::{AttentionSpec, DecoderSpec, FfnActivation, LatentSpec, LayerSpec, MoeSpec};
+use crate::{AttentionSpec, DecoderSpec, FfnActivation, LatentAttentionSpec, LayerSpec, Mixer, MoeSpec};
 
 /// Rows whose logits are computed at a time: bounds their memory however many a step asks for.
 pub(crate) const LOGIT_ROWS: usize = 64;
@@ -38,7 +38,7 @@ pub(crate) struct Workspace {
     pub normed_f32: Scratch,
     /// What a branch adds to the residual stream, f32 `[T, H]`.
     pub delta: Scratch,
-    /// f32 `[T, (Hq + 2 Hkv) D]`
+    /// f32 `[T, (Hq + 2 Hkv) D]`, or queries `[T, Hq D]` over latents.
     pub qkv: Scratch,
     /// Keys and values, f32 `[T, 2 Hkv D]`, where queries go by way of a narrow layer; or latents `[T, R]`.
     pub kv: Scratch,
@@ -87,20 +87,24 @@ impl Workspace {
     /// When memory is short.
     pub fn new(to: &Allocator<'_>, spec: &DecoderSpec, compute: DType, max_rows: usize) -> Result<Workspace> {
         let widest = |width: &dyn Fn(&LayerSpec) -> usize| spec.layers.iter().map(width).max().unwrap_or(0);
-        let q_width = widest(&|layer| layer.attention.num_heads * layer.attention.head_dim);
-        let kv_width = widest(&|layer| layer.attention.num_kv_heads * layer.attention.head_dim);
-        let q_rank = widest(&|layer| layer.attention.low_rank_q.map_or(0, |narrow| narrow.rank));
-        let kv_width_alone = widest(&|layer| match (layer.attention.latent_kv, layer.attention.low_rank_q) {
-            (None, None) => 0,
-            _ => layer.attention.cached_elements(),
-        });
-        let latent = |width: fn(&AttentionSpec, LatentSpec) -> usize| {
-            widest(&|layer| layer.attention.latent_kv.map_or(0, |kv| width(&layer.attention, kv)))
+        let attention = |width: &dyn Fn(&AttentionSpec) -> usize| {
+            widest(&|layer| layer.mixer.attention().map_or(0, width))
         };
-        let absorbed = latent(|attention, kv| attention.num_heads * attention.latent_row(kv));
-        let latents = latent(|attention, kv| attention.num_heads * kv.latent.rank);
-        let attended = widest(&|layer| layer.attention.attended_dim());
-        let gates = widest(&|layer| if layer.attention.head_gate { layer.attention.num_heads } else { 0 });
+        let latent = |width: &dyn Fn(&LatentAttentionSpec) -> usize| {
+            widest(&|layer| layer.mixer.latent_attention().map_or(0, width))
+        };
+        let q_width = attention(&|spec| spec.num_heads * spec.head_dim);
+        let kv_width = attention(&|spec| spec.num_kv_heads * spec.head_dim);
+        let latent_q_width = latent(&|spec| spec.num_heads * spec.head_dim());
+        let q_rank = widest(&|layer| layer.mixer.low_rank_q().map_or(0, |narrow| narrow.rank));
+        let kv_width_alone = widest(&|layer| match &layer.mixer {
+            Mixer::Attention(AttentionSpec { low_rank_q: None, .. }) => 0,
+            mixer => mixer.cached_elements(),
+        });
+        let absorbed = latent(&|spec| spec.num_heads * spec.cached_row());
+        let latents = latent(&|spec| spec.num_heads * spec.latent.rank);
+        let attended = widest(&|layer| layer.mixer.attended_dim());
+        let gates = attention(&|spec| if spec.head_gate { spec.num_heads } else { 0 });
         let dense_width = widest(&|layer| layer.ffn.dense().map_or(0, |dense| dense.intermediate_size));
         let gate_up_width = widest(&|layer| match layer.ffn.dense() {
             Some(dense) if matches!(dense.activation, FfnActivation::Plain(_)) => dense.intermediate_size,
@@ -120,7 +124,7 @@ impl Workspace {
             normed: rows(h, compute)?,
             normed_f32: rows(routers * h, DType::F32)?,
             delta: rows(h, DType::F32)?,
-            qkv: rows(q_width + 2 * kv_width, DType::F32)?,
+            qkv: rows(latent_q_width.max(q_width + 2 * kv_width), DType::F32)?,
             kv: rows(kv_width_alone, DType::F32)?,
             q_down: rows(q_rank, DType::F32)?,
             q_down_normed: rows(q_rank, compute)?,

@@ -6,7 +6,7 @@ use mosu_kernels::{
 };
 
 use crate::{
-    AttentionSpec, DecoderSpec, EmbeddingSpec, FfnSpec, HeadSpec, LayerSpec, LoadError, NormSpec,
+    AttentionSpec, DecoderSpec, EmbeddingSpec, FfnSpec, HeadSpec, LayerSpec, LoadError, Mixer, NormSpec,
     RopeScaling, config_json::ConfigJson, families::rope,
 };
 
@@ -152,15 +152,15 @@ impl Base {
     }
 
     /// The decoder whose layers are all like this.
-    pub fn uniform(self, attention: AttentionSpec, ffn: FfnSpec) -> DecoderSpec {
-        let layers = vec![layer(attention, ffn); self.num_layers];
+    pub fn uniform(self, mixer: impl Into<Mixer>, ffn: FfnSpec) -> DecoderSpec {
+        let layers = vec![layer(mixer, ffn); self.num_layers];
         self.decoder(layers)
     }
 }
 
 /// A layer without norms behind its branches.
-pub(super) fn layer(attention: AttentionSpec, ffn: FfnSpec) -> LayerSpec {
-    LayerSpec { attention, ffn, post_norms: false }
+pub(super) fn layer(mixer: impl Into<Mixer>, ffn: FfnSpec) -> LayerSpec {
+    LayerSpec { mixer: mixer.into(), ffn, post_norms: false }
 }
 
 fn attention(
@@ -192,7 +192,6 @@ fn attention(
         num_kv_heads,
         head_dim,
         low_rank_q: None,
-        latent_kv: None,
         qkv_bias: false,
         o_bias: false,
         qk_norm: None,

@@ -4,14 +4,14 @@
 use mosu_kernels::ops::{GroupRank, Renormalize, RopeLayout, Router, RouterScore};
 
 use crate::{
-    AttentionSpec, DecoderSpec, FfnSpec, LatentSpec, LoadError, LowRankSpec, MoeSpec, RopeScaling,
+    DecoderSpec, FfnSpec, LatentAttentionSpec, LoadError, LowRankSpec, MoeSpec, RopeScaling,
     config_json::ConfigJson,
     families::{
         base::{Base, DEFAULTS, Defaults, KEYS, Keys, MAX_HEAD_DIM, MAX_LAYERS, MAX_WIDTH, layer},
         ffn::{self, MAX_EXPERTS, SOFTMAX},
         rope,
     },
-    tensor_names::{QkvNames, TensorNames},
+    tensor_names::TensorNames,
 };
 
 /// The norms of the narrow layers have an epsilon of their own, which no config.json mentions.
@@ -101,7 +101,7 @@ fn read(config: &ConfigJson, variant: Variant) -> Result<(DecoderSpec, TensorNam
         .into_iter()
         .map(|is_sparse| layer(attention.clone(), if is_sparse { sparse.clone() } else { dense.clone() }))
         .collect();
-    Ok((base.decoder(layers), TensorNames { qkv: QkvNames::LATENT, ..TensorNames::LLAMA }))
+    Ok((base.decoder(layers), TensorNames::LLAMA))
 }
 
 /// A query head is `qk_nope_head_dim` elements without position and `qk_rope_head_dim` that rotate.
@@ -109,7 +109,7 @@ fn attention(
     config: &ConfigJson,
     base: &mut Base,
     rope_layout: RopeLayout,
-) -> Result<AttentionSpec, LoadError> {
+) -> Result<LatentAttentionSpec, LoadError> {
     let nope_dim = config.count(config.first_of(&["qk_nope_head_dim", "attention_qk_dim"]), MAX_HEAD_DIM)?;
     let rope_dim =
         config.count(config.first_of(&["qk_rope_head_dim", "attention_qk_rope_dim"]), MAX_HEAD_DIM)?;
@@ -118,18 +118,18 @@ fn attention(
     // 0 and null: queries come directly.
     let q_rank = config.index_or(config.first_of(&["q_lora_rank", "attention_q_lora_dim"]), MAX_WIDTH, 0)?;
     let narrow = |rank| LowRankSpec { rank, norm_eps: LATENT_EPS };
-    let latent_kv = LatentSpec { latent: narrow(kv_rank), nope_dim, value_dim };
     let rope = rope::read(config, rope_dim, &Defaults { rope_layout, ..DEFAULTS })?;
     base.extend_context(&rope.scaling);
-    let head_dim = nope_dim + rope_dim;
-    Ok(AttentionSpec {
-        num_kv_heads: 1,
-        head_dim,
+    let scale = ((nope_dim + rope_dim) as f64).powf(-0.5) * mscale(config, &rope.scaling)?.powi(2);
+    Ok(LatentAttentionSpec {
+        num_heads: base.attention.num_heads,
+        nope_dim,
+        rope_dim,
+        value_dim,
         low_rank_q: (q_rank > 0).then(|| narrow(q_rank)),
-        latent_kv: Some(latent_kv),
-        scale: ((head_dim as f64).powf(-0.5) * mscale(config, &rope.scaling)?.powi(2)) as f32,
-        rope: Some(rope),
-        ..base.attention.clone()
+        latent: narrow(kv_rank),
+        scale: scale as f32,
+        rope,
     })
 }
 

@@ -29,7 +29,7 @@ const GEMMA3: Defaults = Defaults {
 const DEFAULT_WINDOW: usize = 4096;
 
 const NAMES: TensorNames = TensorNames {
-    attention_post_norm: "post_attention_layernorm",
+    mixer_post_norm: "post_attention_layernorm",
     ffn_norm: "pre_feedforward_layernorm",
     ffn_post_norm: "post_feedforward_layernorm",
     ..TensorNames::LLAMA
@@ -109,7 +109,7 @@ fn attention(config: &ConfigJson, base: &mut Base) -> Result<AttentionSpec, Load
 }
 
 fn sandwich(attention: AttentionSpec, ffn: &FfnSpec) -> LayerSpec {
-    LayerSpec { attention, ffn: ffn.clone(), post_norms: true }
+    LayerSpec { mixer: attention.into(), ffn: ffn.clone(), post_norms: true }
 }
 
 fn network(config: &ConfigJson) -> Result<FfnSpec, LoadError> {

@@ -33,7 +33,7 @@ const NAMES: TensorNames = TensorNames {
     positions: "wpe",
     final_norm: "ln_f",
     layers: "h",
-    attention_norm: "ln_1",
+    mixer_norm: "ln_1",
     qkv: QkvNames::Fused("attn.c_attn"),
     o_proj: "attn.c_proj",
     ffn_norm: "ln_2",

@@ -18,8 +18,8 @@ const GROK: Defaults = Defaults { norm_eps: 1e-5, ..DEFAULTS };
 const GEGLU: Glu = Glu::Plain(Activation::GeluTanh);
 
 const NAMES: TensorNames = TensorNames {
-    attention_norm: "pre_attn_norm",
-    attention_post_norm: "post_attn_norm",
+    mixer_norm: "pre_attn_norm",
+    mixer_post_norm: "post_attn_norm",
     ffn_norm: "pre_moe_norm",
     ffn_post_norm: "post_moe_norm",
     ..TensorNames::MIXTRAL
@@ -96,7 +96,7 @@ fn multiply(config: &ConfigJson, base: &mut Base) -> Result<(), LoadError> {
 }
 
 fn sandwich(base: Base, attention: AttentionSpec, moe: MoeSpec) -> DecoderSpec {
-    let layer = LayerSpec { attention, ffn: FfnSpec::Moe(moe), post_norms: true };
+    let layer = LayerSpec { mixer: attention.into(), ffn: FfnSpec::Moe(moe), post_norms: true };
     let layers = vec![layer; base.num_layers];
     base.decoder(layers)
 }

@@ -31,7 +31,7 @@ pub(super) fn read_2(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), 
     let names = TensorNames {
         embedding: "model.tok_embeddings",
         lm_head: "output",
-        attention_norm: "attention_norm",
+        mixer_norm: "attention_norm",
         qkv: QkvNames::Grouped("attention.wqkv"),
         o_proj: "attention.wo",
         ffn_norm: "ffn_norm",

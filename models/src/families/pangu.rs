@@ -4,7 +4,7 @@
 use mosu_kernels::ops::{AttentionMask, ExpertGroups, Router};
 
 use crate::{
-    AttentionSpec, DecoderSpec, FfnSpec, LoadError, MoeSpec,
+    AttentionSpec, DecoderSpec, FfnSpec, LatentAttentionSpec, LoadError, Mixer, MoeSpec,
     config_json::ConfigJson,
     families::{
         base::{Base, DEFAULTS, Defaults, MAX_WIDTH},
@@ -60,16 +60,16 @@ pub(super) fn read_ultra_moe(config: &ConfigJson) -> Result<(DecoderSpec, Tensor
     for layer in &mut spec.layers {
         layer.post_norms = post_norms;
         // The norms of the narrow layers are like all others.
-        let AttentionSpec { low_rank_q, latent_kv, .. } = &mut layer.attention;
-        let narrow = low_rank_q.iter_mut().chain(latent_kv.as_mut().map(|kv| &mut kv.latent));
-        narrow.for_each(|low_rank| low_rank.norm_eps = norm_eps);
+        if let Mixer::LatentAttention(LatentAttentionSpec { low_rank_q, latent, .. }) = &mut layer.mixer {
+            low_rank_q.iter_mut().chain([latent]).for_each(|low_rank| low_rank.norm_eps = norm_eps);
+        }
         if let FfnSpec::Moe(moe) = &mut layer.ffn {
             moe.selection_bias = selection_bias;
         }
     }
     let names = match post_norms {
         true => TensorNames {
-            attention_post_norm: "post_attention_layernorm",
+            mixer_post_norm: "post_attention_layernorm",
             ffn_norm: "pre_mlp_layernorm",
             ..names
         },

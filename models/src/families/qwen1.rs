@@ -23,7 +23,7 @@ const NAMES: TensorNames = TensorNames {
     embedding: "transformer.wte",
     final_norm: "transformer.ln_f",
     layers: "transformer.h",
-    attention_norm: "ln_1",
+    mixer_norm: "ln_1",
     qkv: QkvNames::Fused("attn.c_attn"),
     o_proj: "attn.c_proj",
     ffn_norm: "ln_2",

@@ -51,7 +51,7 @@ fn refusal(changes: Value) -> String {
 #[test]
 fn absent_keys_take_transformers_defaults() {
     let spec = read_spec(&llama()).unwrap();
-    let attention = &spec.layers[1].attention;
+    let attention = spec.layers[1].mixer.attention().unwrap();
     assert_eq!((spec.layers.len(), spec.norm.eps, spec.dtype), (2, 1e-6, None));
     let rope = attention.rope.as_ref().unwrap();
     assert_eq!((attention.head_dim, rope.theta, attention.mask), (16, 1e4, AttentionMask::Full));
@@ -142,8 +142,7 @@ fn yarn_extends_the_context() {
         json!({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}});
     let spec = read_spec(&with(llama(), yarn)).unwrap();
     assert_eq!(spec.max_position_embeddings, 1024);
-    let RopeScaling::Yarn { attention_factor, beta_fast, .. } =
-        spec.layers[0].attention.rope.as_ref().unwrap().scaling
+    let RopeScaling::Yarn { attention_factor, beta_fast, .. } = spec.layers[0].mixer.rope().unwrap().scaling
     else {
         panic!("not YaRN");
     };
@@ -158,7 +157,7 @@ fn yarn_takes_the_ratio_of_two_scales() {
         json!({"rope_scaling": {"type": "yarn", "factor": 40.0, "mscale": 1.0, "mscale_all_dim": 1.0}});
     let spec = read_spec(&with(llama(), scaling)).unwrap();
     assert!(matches!(
-        spec.layers[0].attention.rope.as_ref().unwrap().scaling,
+        spec.layers[0].mixer.rope().unwrap().scaling,
         RopeScaling::Yarn { attention_factor: 1.0, original_max_position: 256, .. }
     ));
 }
@@ -189,7 +188,7 @@ fn families_like_deepseek_v3_differ_in_norms_layers_and_bias() {
     };
     let sparse =
         |spec: &DecoderSpec| spec.layers.iter().map(|layer| layer.ffn.moe().is_some()).collect::<Vec<_>>();
-    let latent_eps = |spec: &DecoderSpec| spec.layers[1].attention.latent_kv.unwrap().latent.norm_eps;
+    let latent_eps = |spec: &DecoderSpec| spec.layers[1].mixer.latent_attention().unwrap().latent.norm_eps;
 
     let deepseek = read("DeepseekV3ForCausalLM", json!({})).unwrap();
     assert_eq!((deepseek.norm.eps, latent_eps(&deepseek), sparse(&deepseek)), (1e-6, 1e-6, vec![true, true]));

@@ -4,7 +4,7 @@ use mosu_kernels::{Allocator, DType, Device, ops};
 
 use super::MemoryPlan;
 use crate::{
-    AttentionSpec, DecoderSpec, LayerSpec, LoadError, ModelOptions,
+    AttentionSpec, DecoderSpec, LatentAttentionSpec, LayerSpec, LoadError, Mixer, ModelOptions,
     error::Size,
     inputs::InputBuffer,
     kv_cache::{BLOCK_SIZE, KvBlocks},
@@ -165,11 +165,12 @@ impl Planner<'_> {
     /// The most that an op keeps between its kernels, with contexts of up to `len` tokens.
     pub fn scratch_bytes(&self, len: usize) -> usize {
         let rows = self.options.max_rows();
-        let attention = |layer: &LayerSpec| {
-            let AttentionSpec { num_heads, head_dim, latent_kv, .. } = layer.attention;
-            match latent_kv {
-                Some(kv) => ops::latent_attention_scratch_bytes(rows, num_heads, kv.latent.rank, len),
-                None => ops::attention_scratch_bytes(rows, num_heads, head_dim, len),
+        let attention = |layer: &LayerSpec| match &layer.mixer {
+            Mixer::Attention(AttentionSpec { num_heads, head_dim, .. }) => {
+                ops::attention_scratch_bytes(rows, *num_heads, *head_dim, len)
+            }
+            Mixer::LatentAttention(LatentAttentionSpec { num_heads, latent, .. }) => {
+                ops::latent_attention_scratch_bytes(rows, *num_heads, latent.rank, len)
             }
         };
         let attention = self.spec.layers.iter().map(attention).max().unwrap_or(0);

@@ -2,7 +2,10 @@
 
 use mosu_kernels::ops::{NormKind, NormSpan};
 
-use crate::{AttentionSpec, DecoderSpec, DenseSpec, FfnActivation, FfnSpec, LayerSpec, LowRankSpec, MoeSpec};
+use crate::{
+    AttentionSpec, DecoderSpec, DenseSpec, FfnActivation, FfnSpec, LatentAttentionSpec, LayerSpec,
+    LowRankSpec, Mixer, MoeSpec,
+};
 
 /// Tensors of one shape.
 struct Weights {
@@ -48,7 +51,7 @@ impl DecoderSpec {
 
     /// Elements of keys and values that one token leaves in the KV cache.
     pub fn kv_elements_per_token(&self) -> usize {
-        self.layers.iter().map(|layer| layer.attention.cached_elements()).sum()
+        self.layers.iter().map(|layer| layer.mixer.cached_elements()).sum()
     }
 
     fn sum(&self, count: impl Fn(&Weights) -> Option<u64>) -> Option<u64> {
@@ -75,7 +78,10 @@ impl DecoderSpec {
 
     fn of_layer(&self, layer: &LayerSpec) -> Vec<Weights> {
         let mut weights = vec![self.norms(if layer.post_norms { 4 } else { 2 })];
-        weights.extend(layer.attention.weights(self.hidden_size));
+        match &layer.mixer {
+            Mixer::Attention(attention) => weights.extend(attention.weights(self.hidden_size)),
+            Mixer::LatentAttention(attention) => weights.extend(attention.weights(self.hidden_size)),
+        }
         match &layer.ffn {
             FfnSpec::Dense(dense) => weights.extend(dense.weights(self.hidden_size)),
             FfnSpec::Moe(moe) => weights.extend(moe.weights(self.hidden_size)),
@@ -87,23 +93,10 @@ impl DecoderSpec {
 impl AttentionSpec {
     fn weights(&self, h: usize) -> Vec<Weights> {
         let (q, kv) = (self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim);
-        let mut weights = Vec::new();
-        let narrow = |LowRankSpec { rank, .. }| [Weights::new(1, [rank, h]), Weights::new(1, [rank, 1])];
-        weights.extend(self.low_rank_q.into_iter().flat_map(narrow));
-        weights.extend(Weights::linear(self.low_rank_q.map_or(h, |narrow| narrow.rank), q, self.qkv_bias));
-        match self.latent_kv {
-            None => {
-                weights.extend(Weights::linear(h, kv, self.qkv_bias));
-                weights.extend(Weights::linear(h, kv, self.qkv_bias));
-            }
-            Some(latent) => {
-                let (rank, row) = (latent.latent.rank, self.latent_row(latent));
-                let heads = self.num_heads * (latent.nope_dim + latent.value_dim);
-                let shapes = [[row, h], [rank, 1], [heads, rank]];
-                weights.extend(shapes.map(|shape| Weights::new(1, shape)));
-            }
-        }
-        weights.extend(Weights::linear(self.attended_dim(), h, self.o_bias));
+        let mut weights = queries(h, self.low_rank_q, q, self.qkv_bias);
+        weights.extend(Weights::linear(h, kv, self.qkv_bias));
+        weights.extend(Weights::linear(h, kv, self.qkv_bias));
+        weights.extend(Weights::linear(q, h, self.o_bias));
         if let Some(norm) = self.qk_norm.filter(|norm| norm.weighted) {
             let widths = match norm.span {
                 NormSpan::Head => [self.head_dim; 2],
@@ -115,6 +108,28 @@ impl AttentionSpec {
         weights.push(Weights::new(usize::from(self.head_gate), [self.num_heads, h]));
         weights
     }
+}
+
+impl LatentAttentionSpec {
+    fn weights(&self, h: usize) -> Vec<Weights> {
+        let mut weights = queries(h, self.low_rank_q, self.num_heads * self.head_dim(), false);
+        let heads = self.num_heads * (self.nope_dim + self.value_dim);
+        let shapes = [
+            [self.cached_row(), h],
+            [self.latent.rank, 1],
+            [heads, self.latent.rank],
+            [h, self.num_heads * self.value_dim],
+        ];
+        weights.extend(shapes.map(|shape| Weights::new(1, shape)));
+        weights
+    }
+}
+
+/// The projection to queries of width `q`, by way of a narrow layer if there is one.
+fn queries(h: usize, low_rank: Option<LowRankSpec>, q: usize, bias: bool) -> Vec<Weights> {
+    let narrow = |LowRankSpec { rank, .. }| [Weights::new(1, [rank, h]), Weights::new(1, [rank, 1])];
+    let inputs = low_rank.map_or(h, |narrow| narrow.rank);
+    low_rank.into_iter().flat_map(narrow).chain(Weights::linear(inputs, q, bias)).collect()
 }
 
 impl DenseSpec {

@@ -1,15 +1,15 @@
 //! Claiming, part by part: which tensors a spec needs under a family's names.
 
-mod attention;
 mod feed_forward;
+mod mixer;
 
 use mosu_kernels::{
     Allocator, DType, Shape, Tensor,
-    ops::{Linear, LinearPart, NormKind, NormSpan},
+    ops::{Linear, LinearPart, NormKind},
 };
 
 use super::{DecoderWeights, LayerWeights, NormWeights, TensorSource, layout, placement::placed};
-use crate::{AttentionSpec, DecoderSpec, LayerSpec, LoadError, LoadProgress, tensor_names::TensorNames};
+use crate::{DecoderSpec, LayerSpec, LoadError, LoadProgress, tensor_names::TensorNames};
 
 /// What a claim of a matrix is for.
 #[derive(Clone, Copy, PartialEq)]
@@ -183,32 +183,10 @@ impl<'a> Claims<'a> {
     fn layer(&mut self, index: usize, spec: &LayerSpec) -> Result<LayerWeights, LoadError> {
         let (names, h) = (self.names, self.spec.hidden_size);
         let at = |module: &str| format!("{}.{index}.{module}", names.layers);
-        let AttentionSpec { num_heads, num_kv_heads, head_dim, .. } = spec.attention;
-        let (q, kv) = (num_heads * head_dim, num_kv_heads * head_dim);
-        let attention_norm = self.norm(&at(names.attention_norm), h)?;
-        let qkv = self.qkv(&at, &spec.attention)?;
-        let qk_norm = match spec.attention.qk_norm.filter(|norm| norm.weighted) {
-            Some(norm) => {
-                let [of_q, of_k] = if norm.span == NormSpan::Head { [head_dim; 2] } else { [q, kv] };
-                Some([self.norm_weight(&at(names.q_norm), of_q)?, self.norm_weight(&at(names.k_norm), of_k)?])
-            }
-            None => None,
-        };
         Ok(LayerWeights {
-            attention_norm,
-            qkv,
-            qk_norm,
-            sinks: self.tensor_if(spec.attention.sinks, &at(names.sinks), num_heads)?,
-            head_gate: match spec.attention.head_gate {
-                true => Some(self.linear(&at(names.head_gate), [num_heads, h], false)?),
-                false => None,
-            },
-            o_proj: self.linear(
-                &at(names.o_proj),
-                [h, spec.attention.attended_dim()],
-                spec.attention.o_bias,
-            )?,
-            attention_post_norm: self.norm_if(spec.post_norms, &at(names.attention_post_norm))?,
+            mixer_norm: self.norm(&at(names.mixer_norm), h)?,
+            mixer: self.mixer(&at, &spec.mixer)?,
+            mixer_post_norm: self.norm_if(spec.post_norms, &at(names.mixer_post_norm))?,
             ffn_norm: self.norm(&at(names.ffn_norm), h)?,
             ffn: self.ffn(&at, &spec.ffn)?,
             ffn_post_norm: self.norm_if(spec.post_norms, &at(names.ffn_post_norm))?,

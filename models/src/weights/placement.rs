@@ -6,8 +6,8 @@ use mosu_kernels::{
 };
 
 use super::{
-    DecoderWeights, FfnWeights, LatentQueries, LatentWeights, LayerWeights, LowRankWeights, MoeWeights,
-    NetworkWeights, NormWeights, QkvWeights, SharedWeights,
+    AttentionWeights, DecoderWeights, FfnWeights, LatentAttentionWeights, LatentQueries, LayerWeights,
+    LowRankWeights, MixerWeights, MoeWeights, NetworkWeights, NormWeights, QkvWeights, SharedWeights,
 };
 
 /// What weights are made of.
@@ -106,20 +106,24 @@ impl Parts for NormWeights {
 
 impl Parts for LayerWeights {
     fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
-        let LayerWeights {
-            attention_norm,
-            qkv,
-            qk_norm,
-            sinks,
-            head_gate,
-            o_proj,
-            attention_post_norm,
-            ffn_norm,
-            ffn,
-            ffn_post_norm,
-        } = self;
-        all([attention_norm, qkv, qk_norm, sinks, head_gate, o_proj, attention_post_norm], visit)?;
-        all([ffn_norm, ffn, ffn_post_norm], visit)
+        let LayerWeights { mixer_norm, mixer, mixer_post_norm, ffn_norm, ffn, ffn_post_norm } = self;
+        all([mixer_norm, mixer, mixer_post_norm, ffn_norm, ffn, ffn_post_norm], visit)
+    }
+}
+
+impl Parts for MixerWeights {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        match self {
+            MixerWeights::Attention(attention) => attention.visit(visit),
+            MixerWeights::LatentAttention(attention) => attention.visit(visit),
+        }
+    }
+}
+
+impl Parts for AttentionWeights {
+    fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
+        let AttentionWeights { qkv, qk_norm, sinks, head_gate, o_proj } = self;
+        all([qkv, qk_norm, sinks, head_gate, o_proj], visit)
     }
 }
 
@@ -128,7 +132,6 @@ impl Parts for QkvWeights {
         match self {
             QkvWeights::Direct(linear) => linear.visit(visit),
             QkvWeights::LowRank { q, kv } => all([&mut **q, kv], visit),
-            QkvWeights::Latent(latent) => latent.visit(visit),
         }
     }
 }
@@ -140,10 +143,10 @@ impl Parts for LowRankWeights {
     }
 }
 
-impl Parts for LatentWeights {
+impl Parts for LatentAttentionWeights {
     fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
-        let LatentWeights { q, kv_down, kv_norm, w_uk, w_uv } = self;
-        all([q, kv_down, kv_norm, w_uk, w_uv], visit)
+        let LatentAttentionWeights { q, kv_down, kv_norm, w_uk, w_uv, o_proj } = self;
+        all([q, kv_down, kv_norm, w_uk, w_uv, o_proj], visit)
     }
 }
 

@@ -54,7 +54,7 @@ fn nothing_can_be_said_in_several_ways() {
         assert_eq!(read(config, one.clone()), read(config, other), "{one}");
     }
     let uncapped = read(&grok, json!({"attn_logit_softcapping": 0, "router_logit_softcapping": 0}));
-    assert_eq!(uncapped.layers[0].attention.softcap, None);
+    assert_eq!(uncapped.layers[0].mixer.attention().unwrap().softcap, None);
     assert_eq!(uncapped.layers[0].ffn.moe().unwrap().router.logits, RouterLogits::Plain);
     let moe = read(&ernie, json!({"moe_norm_min": 0}));
     assert_eq!(moe.layers[1].ffn.moe().unwrap().router.renormalize, Renormalize::SumAtLeast(0.0));
@@ -64,7 +64,7 @@ fn nothing_can_be_said_in_several_ways() {
 fn windows_follow_each_familys_rule() {
     let masks = |changes: Value| -> Result<Vec<AttentionMask>, LoadError> {
         let spec = read_spec(&with(llama(), changes))?;
-        Ok(spec.layers.iter().map(|layer| layer.attention.mask).collect())
+        Ok(spec.layers.iter().map(|layer| layer.mixer.attention().unwrap().mask).collect())
     };
     let sliding = |window| AttentionMask::Sliding { window };
     let mistral = "MistralForCausalLM";
@@ -141,11 +141,12 @@ fn latent_attention_has_neither_groups_nor_a_width_of_heads() {
     for rank in [json!(0), Value::Null] {
         assert_eq!(read(json!({"q_lora_rank": rank})), deepseek);
     }
+    let latent_scale = |spec: &crate::DecoderSpec| spec.layers[0].mixer.latent_attention().unwrap().scale;
     let scale = |mscale_all_dim: Value| {
         let yarn = json!({"type": "yarn", "factor": 4.0, "mscale_all_dim": mscale_all_dim});
-        read(json!({"rope_scaling": yarn})).layers[0].attention.scale
+        latent_scale(&read(json!({"rope_scaling": yarn})))
     };
-    let plain = deepseek.layers[0].attention.scale;
+    let plain = latent_scale(&deepseek);
     assert_eq!(scale(json!(0)), plain);
     assert!(scale(json!(1)) > plain);
 }
