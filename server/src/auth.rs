@@ -11,7 +11,7 @@ use axum::{
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
-use crate::{app::App, openai::ApiError};
+use crate::error::ApiError;
 
 /// The one route that needs no key: a supervisor asks it whether the server lives.
 pub const OPEN_ROUTE: &str = "/health";
@@ -97,8 +97,8 @@ impl Caller {
 }
 
 /// The layer around all routes, known and unknown.
-pub async fn check(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    match app.access.check(&request) {
+pub async fn check(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
+    match access.check(&request) {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await

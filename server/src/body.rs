@@ -8,10 +8,7 @@ use axum::{
 };
 use futures_util::StreamExt;
 
-use crate::{
-    decompress::Encoding,
-    openai::{ApiError, blocking},
-};
+use crate::{blocking::blocking, decompress::Encoding, error::ApiError};
 
 /// How large and how slow a body may be.
 #[derive(Clone, Copy, Debug)]

@@ -10,8 +10,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::app::App;
-
 /// What a page may read of an answer's headers, besides the few that it always may.
 const EXPOSED: HeaderValue =
     HeaderValue::from_static("x-request-id, x-ignored-params, openai-processing-ms, retry-after");
@@ -81,11 +79,11 @@ impl Cors {
 }
 
 /// The outermost layer: a preflight has no key, and a page must be able to read errors.
-pub async fn allow(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if app.cors.origins.is_empty() {
+pub async fn allow(State(cors): State<Arc<Cors>>, request: Request, next: Next) -> Response {
+    if cors.origins.is_empty() {
         return next.run(request).await;
     }
-    let allowed = app.cors.allowed(request.headers());
+    let allowed = cors.allowed(request.headers());
     let mut response = if allowed.is_some() && is_preflight(&request) {
         preflight(&request)
     } else {

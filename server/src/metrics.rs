@@ -1,4 +1,4 @@
-//! `/metrics`: Prometheus metrics, with the meanings of vLLM's and the prefix `mosu_`.
+//! What `/metrics` tells: Prometheus metrics, with the meanings of vLLM's and the prefix `mosu_`.
 
 use std::{
     fmt,
@@ -6,11 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{
-    extract::State,
-    http::header,
-    response::{IntoResponse, Response},
-};
 use mosu::{Engine, Event, Stats};
 use prometheus_client::{
     collector::Collector,
@@ -23,8 +18,6 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-
-use crate::{app::App, openai::ApiError};
 
 const TIME_TO_FIRST_TOKEN_BUCKETS: [f64; 17] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0];
@@ -76,6 +69,16 @@ impl Metrics {
         registry.register_collector(Box::new(EngineCollector(engine)));
         Metrics { registry, time_to_first_token, inter_token_latency, request_latency, success }
     }
+
+    /// All of them, in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
 }
 
 /// The engine's counters and gauges, as of the moment they are asked for.
@@ -123,17 +126,6 @@ fn counters(stats: &Stats) -> [(&'static str, &'static str, u64); 9] {
         ("requests_aborted", "Requests whose client went away", stats.requests_aborted),
         ("requests_failed", "Requests that ended with an error", stats.requests_failed),
     ]
-}
-
-/// The handler.
-pub async fn scrape(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    let mut text = String::new();
-    encode(&mut text, &app.metrics.registry).map_err(|error| {
-        tracing::error!("metrics could not be written: {error}");
-        ApiError::internal()
-    })?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
 /// Times one request.

@@ -15,7 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{app::App, client::Client, write_timeout::WriteTimeout};
+use crate::{client::Client, router::router, state::App, write_timeout::WriteTimeout};
 
 /// After the deadline, time for the last error events to reach their clients.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
@@ -71,7 +71,7 @@ pub async fn serve(
     stop: &mut mpsc::Receiver<()>,
 ) -> Ended {
     let connections = GracefulShutdown::new();
-    let router = crate::app::app(app.clone());
+    let router = router(app.clone());
     let ended = tokio::select! {
         () = accept(&listener, router, options, &connections) => Ended::Stopped,
         _ = stop.recv() => Ended::Stopped,

@@ -9,7 +9,7 @@ use axum::{
     http::{Request, header},
 };
 use common::{Reply, options, router_with, send};
-use mosu_server::{app, app::AppOptions, auth::Access, body::BodyLimits, cors::Cors};
+use mosu_server::{auth::Access, body::BodyLimits, cors::Cors, router, state::AppOptions};
 use serde_json::json;
 
 fn guarded() -> axum::Router {
@@ -28,7 +28,7 @@ fn request(method: &str, path: &str, authorization: Option<&str>) -> Request<Bod
 async fn every_route_and_method_needs_a_key() {
     let router = guarded();
     let known: Vec<String> =
-        app::routes().iter().map(|(path, _)| path.replace("{*id}", "mosu-demo")).collect();
+        router::routes().iter().map(|(path, _)| path.replace("{*id}", "mosu-demo")).collect();
     assert!(known.len() >= 10);
     let unknown = ["/", "/v1", "//v1/models", "/%2fhealth", "/health/", "/health/../metrics", "/nope"]
         .map(String::from);

@@ -9,7 +9,7 @@ use axum::{
     http::{Request, header},
 };
 use common::{completion, get, post, post_bytes, question, router, router_with, send, texts};
-use mosu_server::app::AppOptions;
+use mosu_server::state::AppOptions;
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";

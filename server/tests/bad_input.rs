@@ -11,7 +11,7 @@ use axum::{
     http::{Request, header},
 };
 use common::{engine, get, post, post_bytes, question, router, router_with, send};
-use mosu_server::{app::AppOptions, body::BodyLimits};
+use mosu_server::{body::BodyLimits, state::AppOptions};
 use serde_json::{Value, json};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -363,11 +363,11 @@ async fn unknown_routes_and_methods_are_json_too() {
 async fn a_full_queue_refuses_before_any_work() {
     let engine =
         mosu::Engine::load(mosu::EngineOptions { max_waiting_requests: 1, ..Default::default() }).unwrap();
-    let state = mosu_server::app::App::new(
+    let state = mosu_server::state::App::new(
         engine.clone(),
         AppOptions { max_waiting_requests: 1, ..AppOptions::default() },
     );
-    let router = mosu_server::app::app(std::sync::Arc::new(state));
+    let router = mosu_server::router::router(std::sync::Arc::new(state));
     let place = engine.admit().unwrap();
     // Not even the body is looked at.
     let reply = send(&router, post_bytes(CHAT, "not JSON")).await;

@@ -9,7 +9,7 @@ use std::io::Write;
 use axum::http::{HeaderValue, Request, header};
 use common::{Reply, completion, options, post, router, router_with, send};
 use flate2::{Compression, write::GzEncoder};
-use mosu_server::{app::AppOptions, body::BodyLimits};
+use mosu_server::{body::BodyLimits, state::AppOptions};
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use serde_json::json;
 

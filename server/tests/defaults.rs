@@ -11,7 +11,7 @@ use common::{
     completion, get, options, post,
 };
 use mosu::{Engine, EngineOptions, ModelSource};
-use mosu_server::app::{App, app};
+use mosu_server::{router, state::App};
 use serde_json::{Value, json};
 
 /// The demonstration model with another generation_config.json; removed when dropped.
@@ -50,7 +50,7 @@ async fn requests_that_name_none_follow_the_model() {
     let model = Model::new("follow", &narrow());
     let source = ModelSource::Directory(model.0.clone());
     let engine = Engine::load(EngineOptions { source, ..EngineOptions::default() }).unwrap();
-    let router = app(Arc::new(App::new(engine, options())));
+    let router = router::router(Arc::new(App::new(engine, options())));
     let text = async |fields: Value| {
         let mut body =
             completion("What is", json!({"max_tokens": 40, "ignore_eos": true, "temperature": null}));

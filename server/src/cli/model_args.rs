@@ -163,10 +163,8 @@ mod tests {
     }
 
     #[test]
-    fn bars_have_valid_templates() {
+    fn the_bar_has_a_valid_template() {
         // An invalid one would silently be replaced.
-        for template in [BAR, crate::cli::bench::BAR] {
-            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
-        }
+        assert!(ProgressStyle::with_template(BAR).is_ok());
     }
 }

@@ -20,11 +20,11 @@ use super::{
     units::{self, parse_bytes, parse_count, parse_seconds},
 };
 use crate::{
-    app::{App, AppOptions},
     auth::{self, Access},
     body::BodyLimits,
     cors::{Cors, Origin},
     serve::{self as accept_loop, Ended, ServeOptions},
+    state::{App, AppOptions},
 };
 
 /// One key; it is no flag, since every user of a machine can read the flags of its programs.

@@ -11,16 +11,16 @@ use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
-    ApiError, Json,
-    endpoint::{self, Call, Common, Prepared},
+    endpoint::{self, Call, Prepared},
     generation::{Answer, Piece},
     logprobs::{ChatLogprobs, ChatToken},
     messages,
     params::{Fields, Refused},
     sse,
     wire::{Reply, Usage},
+    writer::{self, Common},
 };
-use crate::app::App;
+use crate::{error::ApiError, json::Json, state::App};
 
 const REFUSED: &[Refused] = &[
     Refused { field: "audio", neutral: |_| false, reason: "the models answer with text" },
@@ -67,7 +67,7 @@ pub async fn create(State(app): State<Arc<App>>, http: HttpRequest) -> Result<Re
 fn prepare(mut call: Call) -> Result<Prepared<Writer>, ApiError> {
     let body = std::mem::take(&mut call.body);
     let mut fields = Fields::of_body(&body)?;
-    let (common, mut request) = Common::take(&call, &mut fields, "chatcmpl-")?;
+    let (common, mut request) = call.common(&mut fields, "chatcmpl-")?;
     fields.refuse(REFUSED)?;
     let (max_tokens, max_tokens_field) = max_tokens(&mut fields)?;
     request.stop.max_tokens = max_tokens;
@@ -240,7 +240,7 @@ impl Writer {
     }
 }
 
-impl endpoint::Writer for Writer {
+impl writer::Writer for Writer {
     fn common(&self) -> &Common {
         &self.common
     }

@@ -10,15 +10,15 @@ use mosu::{Finish, OutputToken, PromptInfo, Tokenizer};
 use serde::Serialize;
 
 use super::{
-    ApiError, Json,
-    endpoint::{self, Call, Common, Prepared},
+    endpoint::{self, Call, Prepared},
     generation::{Answer, Piece},
     logprobs::{CompletionLogprobs, TextOffset},
     params::{self, Fields, Refused},
     sampling, sse,
     wire::{Reply, Usage},
+    writer::{self, Common},
 };
-use crate::app::App;
+use crate::{error::ApiError, json::Json, state::App};
 
 const PROMPT: &str = "prompt";
 
@@ -48,7 +48,7 @@ pub async fn create(State(app): State<Arc<App>>, http: HttpRequest) -> Result<Re
 fn prepare(mut call: Call) -> Result<Prepared<Writer>, ApiError> {
     let body = std::mem::take(&mut call.body);
     let mut fields = Fields::of_body(&body)?;
-    let (common, mut request) = Common::take(&call, &mut fields, "cmpl-")?;
+    let (common, mut request) = call.common(&mut fields, "cmpl-")?;
     fields.refuse(REFUSED)?;
     check_best_of(&mut fields, request.n)?;
     let echo = fields.flag("echo")?.unwrap_or(false);
@@ -252,7 +252,7 @@ impl Writer {
     }
 }
 
-impl endpoint::Writer for Writer {
+impl writer::Writer for Writer {
     fn common(&self) -> &Common {
         &self.common
     }

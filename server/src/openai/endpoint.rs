@@ -3,17 +3,17 @@
 use std::{sync::Arc, time::Instant};
 
 use axum::{extract::Request as HttpRequest, http::HeaderValue, response::Response};
-use mosu::{Admission, OutputToken, Request, RequestError};
+use mosu::{Admission, Request, RequestError};
 
 use super::{
-    ApiError,
-    generation::{Answer, Generation, Piece},
+    generation::{Answer, Generation},
     params::Fields,
     sampling::{self, HARMLESS, StreamOptions},
     sse,
-    wire::{self, Head, Usage},
+    wire::{self, Head},
+    writer::{Common, Writer},
 };
-use crate::{app::App, auth::Caller, body, metrics::Meter};
+use crate::{auth::Caller, blocking::blocking, body, error::ApiError, metrics::Meter, state::App};
 
 /// A request that has its place in the queue.
 pub struct Call {
@@ -21,8 +21,7 @@ pub struct Call {
     pub app: Arc<App>,
     /// The JSON text.
     pub body: String,
-    /// Who asks.
-    pub caller: Caller,
+    caller: Caller,
     arrived: Instant,
     admissions: Vec<Admission>,
 }
@@ -35,18 +34,6 @@ pub struct Prepared<W> {
     pub writer: W,
     /// Fields that had no effect.
     pub ignored: Vec<String>,
-}
-
-/// How an endpoint writes its answer.
-pub trait Writer: Send + 'static {
-    /// What was asked for.
-    fn common(&self) -> &Common;
-    /// The whole answer.
-    fn whole(self, answer: Answer) -> Response;
-    /// The lines of JSON for a part of the answer; `usage` is that so far.
-    fn chunks(&mut self, piece: Piece, usage: mosu::Usage) -> Vec<String>;
-    /// The last line, when usage was asked for.
-    fn usage_chunk(&self, usage: mosu::Usage) -> String;
 }
 
 /// Answers a request. The engine's streams are owned by this future, then by the response's body: when the
@@ -71,16 +58,6 @@ pub async fn generate<W: Writer>(
     Ok(with_ignored(response, &ignored))
 }
 
-/// Runs work that would hold up the threads that serve connections.
-pub async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        tracing::error!("a request could not be prepared: {error}");
-        Err(ApiError::internal())
-    })
-}
-
 /// Lists fields that had no effect in `x-ignored-params`.
 pub fn with_ignored(mut response: Response, ignored: &[String]) -> Response {
     const MAX_BYTES: usize = 1024;
@@ -97,6 +74,31 @@ pub fn with_ignored(mut response: Response, ignored: &[String]) -> Response {
 }
 
 impl Call {
+    /// Reads the fields that both endpoints have.
+    pub fn common(&self, fields: &mut Fields, id_prefix: &str) -> Result<(Common, Request), ApiError> {
+        let app = &self.app;
+        let model = app.model_name(fields.text("model")?)?;
+        let mut request =
+            sampling::request(fields, &app.default_sampling, app.engine.model_info().vocab_size)?;
+        request.cache_salt = self.caller.salt(request.cache_salt);
+        let head = Head {
+            id: wire::unique_id(id_prefix),
+            created: wire::unix_time(),
+            model,
+            system_fingerprint: app.fingerprint.clone(),
+            service_tier: fields.text("service_tier")?.map(|_| "default"),
+        };
+        let common = Common {
+            app: app.clone(),
+            head,
+            stream: StreamOptions::take(fields)?,
+            n: request.n as usize,
+            return_token_ids: fields.flag("return_token_ids")?.unwrap_or(false),
+        };
+        fields.accept(HARMLESS);
+        Ok((common, request))
+    }
+
     /// Takes a place in the queue for every prompt. More choices than the queue can ever hold are refused for good.
     pub fn reserve(&mut self, prompts: usize, n: usize) -> Result<(), ApiError> {
         let (choices, limit) = (prompts.saturating_mul(n), self.app.max_waiting_requests);
@@ -125,60 +127,5 @@ impl Call {
             .map(|(admission, request)| admission.generate(request))
             .collect();
         Ok(Generation::new(streams?, n, prompt_tokens, Meter::new(&self.app.metrics, self.arrived, n)))
-    }
-}
-
-/// What both endpoints read and answer alike.
-pub struct Common {
-    /// The server.
-    pub app: Arc<App>,
-    /// Id, model and so on.
-    pub head: Head,
-    /// Whether and how to stream.
-    pub stream: StreamOptions,
-    /// Choices per prompt.
-    pub n: usize,
-    /// Tell the ids of prompt and output.
-    pub return_token_ids: bool,
-}
-
-impl Common {
-    /// Reads the fields that both endpoints have.
-    pub fn take(call: &Call, fields: &mut Fields, id_prefix: &str) -> Result<(Common, Request), ApiError> {
-        let app = &call.app;
-        let model = app.model_name(fields.text("model")?)?;
-        let mut request =
-            sampling::request(fields, &app.default_sampling, app.engine.model_info().vocab_size)?;
-        request.cache_salt = call.caller.salt(request.cache_salt);
-        let head = Head {
-            id: wire::unique_id(id_prefix),
-            created: wire::unix_time(),
-            model,
-            system_fingerprint: app.fingerprint.clone(),
-            service_tier: fields.text("service_tier")?.map(|_| "default"),
-        };
-        let common = Common {
-            app: app.clone(),
-            head,
-            stream: StreamOptions::take(fields)?,
-            n: request.n as usize,
-            return_token_ids: fields.flag("return_token_ids")?.unwrap_or(false),
-        };
-        fields.accept(HARMLESS);
-        Ok((common, request))
-    }
-
-    /// The ids, when asked for.
-    pub fn token_ids(&self, tokens: &[OutputToken]) -> Option<Vec<u32>> {
-        self.return_token_ids.then(|| tokens.iter().map(|token| token.id).collect())
-    }
-
-    /// The `usage` of a chunk that is not the last.
-    pub fn usage_so_far(&self, usage: mosu::Usage) -> Option<Option<Usage>> {
-        match self.stream {
-            StreamOptions { continuous_usage: true, .. } => Some(Some(usage.into())),
-            StreamOptions { include_usage: true, .. } => Some(None),
-            _ => None,
-        }
     }
 }

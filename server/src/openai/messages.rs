@@ -2,10 +2,8 @@
 
 use serde_json::{Map, Value, value::RawValue};
 
-use super::{
-    ApiError,
-    params::{Fields, read},
-};
+use super::params::{Fields, read};
+use crate::error::ApiError;
 
 /// Names that a chat template gets from the server; a request must not set them.
 const RESERVED: &[&str] = &[

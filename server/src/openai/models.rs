@@ -9,8 +9,7 @@ use axum::{
 use mosu::SamplingParams;
 use serde::Serialize;
 
-use super::{ApiError, Json};
-use crate::app::App;
+use crate::{error::ApiError, json::Json, state::App};
 
 #[derive(Serialize)]
 struct List<'a> {

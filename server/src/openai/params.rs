@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use super::ApiError;
+use crate::error::ApiError;
 
 /// Free-form JSON (template arguments, tool calls) is held in memory as a tree, many times its text.
 const MAX_FREE_JSON_BYTES: usize = 1 << 20;

@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use mosu::{Request, SamplingParams, StopConditions};
 use serde_json::value::RawValue;
 
-use super::{
-    ApiError,
-    params::{self, Fields},
-};
+use super::params::{self, Fields};
+use crate::error::ApiError;
 
 /// Stop strings per request. OpenAI's bound is 4; other servers take more.
 const MAX_STOP_STRINGS: usize = 16;

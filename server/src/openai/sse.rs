@@ -12,7 +12,8 @@ use axum::{
 use futures_util::stream;
 use serde::Serialize;
 
-use super::{ApiError, endpoint::Writer, generation::Generation};
+use super::{generation::Generation, writer::Writer};
+use crate::error::ApiError;
 
 /// A silent stream sends a comment this often, so that no proxy takes it for dead.
 const PING_INTERVAL: Duration = Duration::from_secs(15);

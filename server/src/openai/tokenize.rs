@@ -8,14 +8,8 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{
-    ApiError, Json, chat,
-    endpoint::{blocking, with_ignored},
-    logprobs::token_string,
-    params::Fields,
-    sampling,
-};
-use crate::{app::App, body};
+use super::{chat, endpoint::with_ignored, logprobs::token_string, params::Fields, sampling};
+use crate::{blocking::blocking, body, error::ApiError, json::Json, state::App};
 
 #[derive(Serialize)]
 struct Tokens {

@@ -12,7 +12,7 @@ use axum::{
     http::{HeaderMap, Request, StatusCode, header},
 };
 use mosu::{Engine, EngineOptions};
-use mosu_server::app::{App, AppOptions, app};
+use mosu_server::state::{App, AppOptions};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -37,7 +37,7 @@ pub fn router() -> Router {
 
 /// The same, with options.
 pub fn router_with(options: AppOptions) -> Router {
-    app(Arc::new(App::new(engine(), options)))
+    mosu_server::router::router(Arc::new(App::new(engine(), options)))
 }
 
 /// A response, read to its end.

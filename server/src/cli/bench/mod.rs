@@ -42,7 +42,7 @@ before the model is loaded. The share of prefill counts the multiplications of a
 weights, that of decode the bytes of the weights that one token needs, once a step; neither counts attention.";
 
 /// What stands on the terminal meanwhile.
-pub const BAR: &str = "measuring {wide_bar} {pos}/{len}, {msg}";
+const BAR: &str = "measuring {wide_bar} {pos}/{len}, {msg}";
 
 /// `mosu bench`.
 #[derive(Args, Debug)]
@@ -185,5 +185,17 @@ impl DeviceLimits {
             DeviceLimits::Cpu { threads } => Ok(limits::measure("cpu", *threads).map_err(LoadError::from)?),
             DeviceLimits::Gpu(limits) => Ok(*limits),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use indicatif::ProgressStyle;
+
+    use super::*;
+
+    #[test]
+    fn the_bar_has_a_valid_template() {
+        assert!(ProgressStyle::with_template(BAR).is_ok());
     }
 }

@@ -3,8 +3,8 @@
 use mosu::{DType, ModelInfo, limits::Limits};
 use serde::Serialize;
 
-use super::{Repeat, units};
-use crate::cli::machine::Machine;
+use super::measure::Repeat;
+use crate::cli::{machine::Machine, units};
 
 /// The whole document.
 #[derive(Serialize)]

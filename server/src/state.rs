@@ -1,25 +1,19 @@
-//! The router, and what its handlers share.
+//! What the handlers share.
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::Request,
-    http::{StatusCode, Uri},
-    middleware,
-    routing::{MethodRouter, get, post},
-};
+use axum::http::StatusCode;
 use mosu::{ChatRequest, ChatTemplate, Engine, SamplingParams};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    auth::{self, Access},
+    auth::Access,
     body::BodyLimits,
-    cors::{self, Cors},
+    cors::Cors,
     drain::Drain,
-    front, health,
-    metrics::{self, Metrics},
-    openai::{ApiError, chat, completions, models, params::Fields, tokenize, wire},
+    error::ApiError,
+    metrics::Metrics,
+    openai::{params::Fields, wire},
 };
 
 /// How to serve. [`AppOptions::default`] serves anyone, as tests do.
@@ -59,8 +53,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Whether the server is going away.
     pub drain: Arc<Drain>,
-    pub(crate) access: Access,
-    pub(crate) cors: Cors,
+    pub(crate) access: Arc<Access>,
+    pub(crate) cors: Arc<Cors>,
     /// How tokens are drawn for requests that do not say.
     pub(crate) default_sampling: SamplingParams,
     chat_template: Option<ChatTemplate>,
@@ -89,8 +83,8 @@ impl App {
             max_waiting_requests: options.max_waiting_requests,
             metrics: Arc::new(Metrics::new(engine.clone())),
             drain: Arc::new(Drain::default()),
-            access: options.access,
-            cors: options.cors,
+            access: Arc::new(options.access),
+            cors: Arc::new(options.cors),
             default_sampling: engine.sampling_defaults().into(),
             chat_template: options.chat_template,
             strict_params: options.strict_params,
@@ -176,48 +170,4 @@ impl App {
             .encode(&prompt, add_special_tokens)
             .map_err(|error| refused(error.to_string()))
     }
-}
-
-/// Every route. The router is made from this table, and the test that no route is open walks it.
-pub fn routes() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
-    vec![
-        ("/v1/chat/completions", post(chat::create)),
-        ("/v1/completions", post(completions::create)),
-        ("/v1/models", get(models::list)),
-        ("/v1/models/{*id}", get(models::get)),
-        ("/tokenize", post(tokenize::tokenize)),
-        ("/detokenize", post(tokenize::detokenize)),
-        (auth::OPEN_ROUTE, get(health::health)),
-        ("/ready", get(health::ready)),
-        ("/version", get(health::version)),
-        ("/metrics", get(metrics::scrape)),
-    ]
-}
-
-/// The whole service. From the outside in: what browsers ask, then request ids and panics, then who may ask, then
-/// whether the server is going away, then the route.
-pub fn app(app: Arc<App>) -> Router {
-    routes()
-        .into_iter()
-        .fold(Router::new(), |router, (path, handler)| router.route(path, handler))
-        .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn_with_state(app.clone(), front::refuse_while_draining))
-        .layer(middleware::from_fn_with_state(app.clone(), auth::check))
-        .layer(middleware::from_fn_with_state(app.clone(), front::identify))
-        .layer(middleware::from_fn_with_state(app.clone(), cors::allow))
-        .with_state(app)
-}
-
-async fn not_found(uri: Uri) -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, "not_found", format!("there is no route {}", uri.path()))
-}
-
-async fn method_not_allowed(request: Request) -> ApiError {
-    let message = format!(
-        "{} does not take {}; the Allow header has what it takes",
-        request.uri().path(),
-        request.method()
-    );
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }

@@ -1,19 +1,16 @@
-//! `/health`, `/ready` and `/version`: for supervisors and load balancers.
+//! `/health`, `/ready`, `/version` and `/metrics`: for supervisors, load balancers and Prometheus.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use mosu::Stats;
 use serde::Serialize;
 
-use crate::{
-    app::App,
-    openai::{ApiError, Json},
-};
+use crate::{error::ApiError, json::Json, state::App};
 
 /// Work that waits this long without a completed step means that the engine is stuck.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
@@ -47,6 +44,16 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
 /// The program's version.
 pub async fn version() -> Response {
     Json(Version { version: env!("CARGO_PKG_VERSION") }).into_response()
+}
+
+/// What the server and the engine count.
+pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let text = app.metrics.text().map_err(|error| {
+        tracing::error!("metrics could not be written: {error}");
+        ApiError::internal()
+    })?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
 fn sickness(stats: &Stats) -> Option<ApiError> {

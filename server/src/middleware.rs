@@ -10,11 +10,7 @@ use axum::{
 };
 use futures_util::FutureExt;
 
-use crate::{
-    app::App,
-    auth::OPEN_ROUTE,
-    openai::{ApiError, wire},
-};
+use crate::{auth::OPEN_ROUTE, drain::Drain, error::ApiError, openai::wire};
 
 const REQUEST_ID: &str = "x-request-id";
 
@@ -22,9 +18,9 @@ const REQUEST_ID: &str = "x-request-id";
 const MAX_ID_CHARS: usize = 128;
 
 /// Gives the request an id and answers in its name, whatever happens inside.
-pub async fn identify(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub async fn identify(State(drain): State<Arc<Drain>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let in_flight = app.drain.enter();
+    let in_flight = drain.enter();
     let id = request_id(&request);
     let method = request.method().clone();
     let path = request.uri().path().to_string();
@@ -52,8 +48,12 @@ fn request_id(request: &Request) -> String {
 }
 
 /// Refuses new requests on connections that are still open while the server goes away.
-pub async fn refuse_while_draining(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if app.drain.is_draining() && request.uri().path() != OPEN_ROUTE {
+pub async fn refuse_while_draining(
+    State(drain): State<Arc<Drain>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if drain.is_draining() && request.uri().path() != OPEN_ROUTE {
         return ApiError::shutting_down().into_response();
     }
     next.run(request).await
@@ -62,26 +62,23 @@ pub async fn refuse_while_draining(State(app): State<Arc<App>>, request: Request
 #[cfg(test)]
 mod tests {
     use axum::{Router, body::Body, middleware, routing::get};
-    use mosu::{Engine, EngineOptions};
     use tower::ServiceExt;
 
     use super::*;
-    use crate::app::AppOptions;
 
     #[tokio::test]
     async fn a_panic_is_an_answer() {
         async fn panics() {
             panic!("a fault in a handler");
         }
-        let engine = Engine::load(EngineOptions::default()).unwrap();
-        let app = Arc::new(App::new(engine, AppOptions::default()));
+        let drain = Arc::new(Drain::default());
         let router: Router = Router::new()
             .route("/", get(panics))
-            .layer(middleware::from_fn_with_state(app.clone(), identify));
+            .layer(middleware::from_fn_with_state(drain.clone(), identify));
         let response = router.oneshot(Request::get("/").body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(response.status(), 500);
         assert!(response.headers().contains_key(REQUEST_ID));
         drop(response);
-        app.drain.idle().await;
+        drain.idle().await;
     }
 }

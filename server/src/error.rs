@@ -7,7 +7,7 @@ use axum::{
 use mosu::RequestError;
 use serde::Serialize;
 
-use crate::decompress;
+use crate::{decompress, json::Json};
 
 /// Seconds after which a client may try again when the queue was full.
 const RETRY_AFTER_SECONDS: u64 = 2;
@@ -190,7 +190,7 @@ struct ErrorObject<'a> {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = (self.status, super::Json(self.body())).into_response();
+        let mut response = (self.status, Json(self.body())).into_response();
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
