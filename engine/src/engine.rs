@@ -76,6 +76,9 @@ impl Default for EngineOptions {
     }
 }
 
+/// Far more than any machine has cores.
+const MAX_THREADS: usize = 1024;
+
 /// A running engine. Cheap to clone; the last clone's drop ends its thread and fails what still runs.
 #[derive(Clone)]
 pub struct Engine {
@@ -201,6 +204,10 @@ impl EngineOptions {
         at_least_one("max_sequences", self.max_sequences)?;
         at_least_one("max_waiting_requests", self.max_waiting_requests)?;
         let threads = self.threads.map(|threads| at_least_one("threads", threads)).transpose()?;
+        if threads.is_some_and(|threads| threads.get() > MAX_THREADS) {
+            let message = format!("is more than {MAX_THREADS}; give as many as there are cores");
+            return Err(LoadError::Option { option: "threads", message });
+        }
         Ok(ModelOptions {
             device: Device::from_name(&self.device, threads)?,
             load_format: self.load_format,
@@ -220,19 +227,11 @@ impl EngineOptions {
         }
     }
 
-    /// Those of the file, which must be such as a request could name.
     fn load_sampling_defaults(&self) -> Result<SamplingDefaults, LoadError> {
-        if !self.sampling_defaults {
-            return Ok(SamplingDefaults::default());
-        }
-        let defaults = SamplingDefaults::load(&self.source)?;
-        match validate::sampling(&SamplingParams::from(&defaults), 0) {
-            Err(RequestError::Invalid { field, message }) => Err(LoadError::Config {
-                file: self.source.path(SamplingDefaults::FILE),
-                key: field.trim_start_matches("sampling.").into(),
-                message,
-            }),
-            _ => Ok(defaults),
+        if self.sampling_defaults {
+            load_sampling_defaults(&self.source)
+        } else {
+            Ok(SamplingDefaults::default())
         }
     }
 
@@ -272,6 +271,22 @@ impl EngineOptions {
     }
 }
 
+/// What a model's generation_config.json says of sampling, which must be such as a request could name.
+///
+/// # Errors
+/// The file, and which of its values is wrong.
+pub fn load_sampling_defaults(source: &ModelSource) -> Result<SamplingDefaults, LoadError> {
+    let defaults = SamplingDefaults::load(source)?;
+    match validate::sampling(&SamplingParams::from(&defaults), 0) {
+        Err(RequestError::Invalid { field, message }) => Err(LoadError::Config {
+            file: source.path(SamplingDefaults::FILE),
+            key: field.trim_start_matches("sampling.").into(),
+            message: format!("{message}; or leave these defaults out (`--generation-config none`)"),
+        }),
+        _ => Ok(defaults),
+    }
+}
+
 fn at_least_one(option: &'static str, value: usize) -> Result<NonZeroUsize, LoadError> {
     NonZeroUsize::new(value)
         .ok_or_else(|| LoadError::Option { option, message: "is 0; give at least 1".into() })
@@ -296,6 +311,7 @@ mod tests {
         type Change = fn(&mut EngineOptions);
         let cases: &[(&str, Change)] = &[
             ("threads: ", |options| options.threads = Some(0)),
+            ("threads: is more than 1024", |options| options.threads = Some(100_000)),
             ("max_batch_tokens: ", |options| options.max_batch_tokens = Some(0)),
             ("max_sequences: ", |options| options.max_sequences = 0),
             ("max_waiting_requests: ", |options| options.max_waiting_requests = 0),

@@ -56,7 +56,7 @@ mod stops;
 #[path = "../tests/streams.rs"]
 mod streams;
 
-pub use engine::{Engine, EngineOptions};
+pub use engine::{Engine, EngineOptions, load_sampling_defaults};
 pub use engine_thread::Admission;
 pub use mosu_models::{
     ChatRequest, ChatTemplate, ChatTemplateError, DType, Gpu, Inspection, LoadError, LoadFormat,

@@ -85,6 +85,8 @@ pub struct ChatTemplate {
     special_tokens: SpecialTokens,
     /// Names of tokens that end an answer, beside the model's own.
     end_tokens: &'static [&'static str],
+    /// Why conversations with tools have no template, if theirs is broken.
+    tool_use_fault: Option<String>,
 }
 
 impl ChatTemplate {
@@ -98,11 +100,16 @@ impl ChatTemplate {
             return Ok(None);
         }
         let mut environment = new_environment(&source.path(templates[0].file))?;
+        let mut tool_use_fault = None;
         for template in &templates {
-            compile(&mut environment, template.name, &template.text, &source.path(template.file))?;
+            let file = source.path(template.file);
+            match compile(&mut environment, template.name, &template.text, &file) {
+                Err(fault) if template.name == TOOL_USE => tool_use_fault = Some(fault.to_string()),
+                compiled => compiled?,
+            }
         }
         let special_tokens = SpecialTokens::load(source)?;
-        Ok(Some(ChatTemplate { environment, special_tokens, end_tokens: &[] }))
+        Ok(Some(ChatTemplate { environment, special_tokens, end_tokens: &[], tool_use_fault }))
     }
 
     /// The file that [`ChatTemplate::load`] found the template for conversations in.
@@ -156,7 +163,7 @@ impl ChatTemplate {
     fn of_text(text: &str, file: &Path, special_tokens: SpecialTokens) -> Result<ChatTemplate, LoadError> {
         let mut environment = new_environment(file)?;
         compile(&mut environment, DEFAULT, text, file)?;
-        Ok(ChatTemplate { environment, special_tokens, end_tokens: &[] })
+        Ok(ChatTemplate { environment, special_tokens, end_tokens: &[], tool_use_fault: None })
     }
 
     /// Renders a conversation to the text of a prompt, which already holds the special tokens it needs: encode it
@@ -192,8 +199,9 @@ impl ChatTemplate {
     }
 
     fn run_once(&self, request: &ChatRequest, messages: &[Value]) -> Result<String, ChatTemplateError> {
-        let name = match &request.tools {
-            Some(_) if self.environment.get_template(TOOL_USE).is_ok() => TOOL_USE,
+        let name = match (&request.tools, &self.tool_use_fault) {
+            (Some(_), Some(fault)) => return Err(ChatTemplateError::Render(fault.clone())),
+            (Some(_), None) if self.environment.get_template(TOOL_USE).is_ok() => TOOL_USE,
             _ => DEFAULT,
         };
         let values = messages.iter().chain(request.tools.iter().flatten()).chain(request.kwargs.values());

@@ -56,11 +56,10 @@ pub(crate) fn parse(file: &[u8]) -> Result<Vec<Entry>, Fault> {
 /// As [`parse`], of a file of `len` bytes of which only the header is read.
 pub(crate) fn read(mut file: impl Read, len: u64) -> Result<Vec<Entry>, Fault> {
     let cannot = |error: io::Error| Fault::of_file(error.to_string());
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(cannot)?;
-    let header_len = u64::from_le_bytes(length).min(MAX_HEADER_BYTES + 1);
-    let mut start = length.to_vec();
-    file.take(header_len).read_to_end(&mut start).map_err(cannot)?;
+    let mut start = Vec::new();
+    file.by_ref().take(8).read_to_end(&mut start).map_err(cannot)?;
+    let length = start.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    file.take(length.min(MAX_HEADER_BYTES + 1)).read_to_end(&mut start).map_err(cannot)?;
     let (header, data_start) = split(&start).map_err(Fault::of_file)?;
     let len = usize::try_from(len).map_err(|error| Fault::of_file(error.to_string()))?;
     entries(header, data_start, len)

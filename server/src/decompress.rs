@@ -68,7 +68,9 @@ fn decode_zstd(mut body: &[u8], limit: u64) -> io::Result<Vec<u8>> {
     while !body.is_empty() && (text.len() as u64) < limit {
         match StreamingDecoder::new_with_decoder(&mut body, &mut decoder) {
             Ok(frame) => {
-                frame.take(limit - text.len() as u64).read_to_end(&mut text)?;
+                // The library's errors are its own data structures.
+                let taken = frame.take(limit - text.len() as u64).read_to_end(&mut text);
+                taken.map_err(|_| invalid("a block of the stream is broken"))?;
             }
             Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
                 length, ..
@@ -76,15 +78,19 @@ fn decode_zstd(mut body: &[u8], limit: u64) -> io::Result<Vec<u8>> {
                 body = body.get(length as usize..).ok_or(io::ErrorKind::UnexpectedEof)?;
                 continue;
             }
-            Err(error) => return Err(io::Error::other(error)),
+            Err(_) => return Err(invalid("not a zstd stream")),
         }
         // A frame that was cut off by the limit has not come to its checksum.
         let expected = decoder.get_checksum_from_data();
         if decoder.is_finished() && expected.is_some() && expected != decoder.get_calculated_checksum() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the checksum does not match"));
+            return Err(invalid("the checksum does not match"));
         }
     }
     Ok(text)
+}
+
+fn invalid(message: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
 #[cfg(test)]

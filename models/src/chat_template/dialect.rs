@@ -5,6 +5,8 @@
 //! - `{% generation %}` … `{% endgeneration %}`, tags around what a model says, used in training only: they become
 //!   `with` tags, which do nothing and treat white space and scopes alike;
 //! - `a % b`, which formats when `a` is a text, and becomes a filter;
+//! - `a + b`, whose operands go through a filter: sums of lists are lazy, and a list that is added to itself again and
+//!   again would have billions of items that cost nothing until somebody walks over them;
 //! - `a[]`, `+a`, and the escapes of texts that only Python has.
 
 use std::{borrow::Cow, iter::repeat_n, mem};
@@ -12,8 +14,11 @@ use std::{borrow::Cow, iter::repeat_n, mem};
 /// The filter that `%` becomes.
 pub(super) const PERCENT: &str = "percent_operator";
 
+/// The filter that the operands of `+` go through.
+pub(super) const ADDEND: &str = "addend";
+
 /// Words that end an operand.
-const KEYWORDS: [&str; 9] = ["and", "else", "elif", "for", "if", "in", "is", "not", "or"];
+const KEYWORDS: [&str; 9] = ["and", "else", "elif", "for", "if", "in", "not", "or", "recursive"];
 
 /// Rewrites a template.
 pub(super) fn rewrite(source: &str) -> String {
@@ -82,9 +87,13 @@ struct Tag<'a> {
     after_operand: bool,
 }
 
-/// Where the operands of a multiplication stand, at one depth of brackets.
+/// Where operands stand, at one depth of brackets.
 #[derive(Clone, Copy, Default)]
 struct Operands {
+    /// The piece that the operand of `+` or `-` begins with.
+    addend: Option<usize>,
+    /// Whether it is the right one of `+`.
+    of_plus: bool,
     /// The piece that the chain of `*`, `/`, `//` and `%` begins with.
     start: Option<usize>,
     /// Whether the operand is the right one of `%`.
@@ -116,7 +125,7 @@ impl<'a> Tag<'a> {
         while !self.rest.is_empty() && !self.at_end() {
             self.token();
         }
-        self.end_operand();
+        self.end_addend();
         let end = self.rest.find(self.closing).map_or(self.rest.len(), |at| at + 2);
         self.copy(end.min(self.rest.len()));
         for (parentheses, piece) in self.pieces {
@@ -175,12 +184,18 @@ impl<'a> Tag<'a> {
             '*' if self.rest.starts_with("**") => self.operator(2),
             '*' | '/' | '%' if self.after_operand => self.multiplication(first),
             '+' if !self.after_operand => self.replace(1, ""),
+            '+' => self.addition(),
+            // Binds more tightly than `+`.
+            '~' => {
+                self.end_factor();
+                self.operator(1);
+            }
             '-' if !self.after_operand => {
                 self.begin_operand();
                 self.operator(1);
             }
             _ => {
-                self.end_chain();
+                self.end_addend();
                 self.operator(first.len_utf8());
             }
         }
@@ -192,31 +207,72 @@ impl<'a> Tag<'a> {
     }
 
     fn word(&mut self) {
-        let length = self.word_length();
-        let is_attribute = self.pieces.last().is_some_and(|(_, piece)| piece == ".");
-        if !is_attribute && KEYWORDS.contains(&&self.rest[..length]) {
-            self.end_chain();
+        let mut length = self.word_length();
+        let word = &self.rest[..length];
+        let is_attribute = self.last_word() == ".";
+        // A test belongs to its operand.
+        let of_test = word == "is" || (word == "not" && self.last_word() == "is");
+        if !is_attribute && of_test {
+            self.operator(length);
+        } else if !is_attribute && KEYWORDS.contains(&word) {
+            self.end_addend();
             self.operator(length);
         } else {
+            let exponent = word.starts_with(|c: char| c.is_ascii_digit()) && word.ends_with(['e', 'E']);
+            if exponent && self.rest[length..].starts_with(['+', '-']) {
+                length += 1 + self.rest[length + 1..].find(|c: char| !is_word(c)).unwrap_or(0);
+            }
             self.begin_operand();
             self.copy(length);
             self.after_operand = true;
         }
     }
 
-    fn begin_operand(&mut self) {
-        self.operands.start.get_or_insert(self.pieces.len());
+    /// The last piece that is no white space.
+    fn last_word(&self) -> &str {
+        let mut pieces = self.pieces.iter().rev().map(|(_, piece)| &**piece);
+        pieces.find(|piece| !piece.trim().is_empty()).unwrap_or_default()
     }
 
+    fn begin_operand(&mut self) {
+        self.operands.start.get_or_insert(self.pieces.len());
+        self.operands.addend.get_or_insert(self.pieces.len());
+    }
+
+    /// Ends the right operand of `%`.
     fn end_operand(&mut self) {
         if mem::take(&mut self.operands.of_percent) {
             self.pieces.push((0, ")".into()));
         }
     }
 
-    fn end_chain(&mut self) {
+    /// Ends a chain of `*`, `/`, `//` and `%`.
+    fn end_factor(&mut self) {
         self.end_operand();
         self.operands.start = None;
+    }
+
+    /// Ends an operand of `+` or `-`.
+    fn end_addend(&mut self) {
+        self.end_factor();
+        if mem::take(&mut self.operands.of_plus) {
+            self.wrap_addend();
+        }
+        self.operands.addend = None;
+    }
+
+    fn wrap_addend(&mut self) {
+        if let Some(start) = self.operands.addend {
+            self.pieces[start].0 += 1;
+            self.pieces.push((0, format!(")|{ADDEND} ").into()));
+        }
+    }
+
+    fn addition(&mut self) {
+        self.end_factor();
+        self.wrap_addend();
+        self.operands = Operands { of_plus: true, ..Operands::default() };
+        self.operator(1);
     }
 
     /// A filter binds more tightly than every operator, so that the chain before `%` is put into parentheses.
@@ -245,7 +301,7 @@ impl<'a> Tag<'a> {
     }
 
     fn close(&mut self) {
-        self.end_operand();
+        self.end_addend();
         self.operands = self.outer.pop().unwrap_or_default();
         self.copy(1);
         self.after_operand = true;
@@ -302,13 +358,21 @@ mod tests {
             ("{{ a % b }}", "{{ (a )|percent_operator( b )}}"),
             (
                 "{{ x + 2 * y[i % 3] % -z ** 2 % 4 - 1 }}",
-                "{{ x + ((2 * y[(i )|percent_operator( 3)] )|percent_operator( -z ** 2 ))|percent_operator( 4 )- 1 }}",
+                "{{ (x )|addend + (((2 * y[(i )|percent_operator( 3)] )|percent_operator( -z ** 2 ))|percent_operator( 4 ))|addend - 1 }}",
             ),
+            (
+                "{{ a ~ b + [c + 1e+5] -}}",
+                "{{ (a ~ b )|addend + ([(c )|addend + (1e+5)|addend ] )|addend -}}",
+            ),
+            ("{% for x in a + b recursive %}", "{% for x in (a )|addend + (b )|addend recursive %}"),
+            ("{{ a + b is not defined == c }}", "{{ (a )|addend + (b is not defined )|addend == c }}"),
+            ("{{ -a - b.c(d=1)[0] + e|f }}", "{{ -a - (b.c(d=1)[0] )|addend + (e|f )|addend }}"),
+            ("{{ x if a + b else c }}", "{{ x if (a )|addend + (b )|addend else c }}"),
             (
                 "{% if not a % 2 == 1 and '%' in b -%}",
                 "{% if not (a )|percent_operator( 2 )== 1 and '%' in b -%}",
             ),
-            ("{{ a[] }}{{ +a }}{{ a + +b }}", "{{ a[()] }}{{ a }}{{ a + b }}"),
+            ("{{ a[] }}{{ +a }}{{ a + +b }}", "{{ a[()] }}{{ a }}{{ (a )|addend + (b )|addend }}"),
             (r"{{ 'a\/\v\n\U0001F600' }}", r"{{ 'a\\/\x0b\n😀' }}"),
             ("{{ 'a\\\nb' }}\r\n\r", "{{ 'ab' }}\n\n"),
         ] {
@@ -319,7 +383,7 @@ mod tests {
             "{{ '}}{% generation %}' }}",
             "{% raw -%}{# {% generation %}{% endraw %}",
             "{% set generation = 1 %}{{ generation }}",
-            "{{ a.if + 1e+5 - a.in -1 -}}",
+            "{{ a.if - 1e+5 - a.in -1 -}}",
             "{{ {'a': {'b': 1}} }}{{ [] }}{{ a['}}'] }}",
             "{% if x",
             "{{ x",

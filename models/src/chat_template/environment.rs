@@ -3,7 +3,7 @@
 //! A template can read what it is given and nothing else: there is no loader, and no object with methods beyond those
 //! of strings, lists and dictionaries. [`Fuel`] bounds its time and the memory of what it builds. What remains open: a
 //! list that holds itself many times over (forty rounds of `[a, a]`) takes exponential time to compare, or to join to
-//! a string with `~`.
+//! a string with `~`; and slices of slices are walked through each other.
 
 use std::{
     fmt::{self, Write},

@@ -1,9 +1,9 @@
 //! Where the templates of a model stand.
 //!
 //! chat_template.jinja and the files of additional_chat_templates/ count before the entry of tokenizer_config.json, as
-//! in transformers' tokenizers (`PreTrainedTokenizerBase._from_pretrained`). Between them stands chat_template.json,
-//! which its processors read (`ProcessorMixin.get_processor_dict`) and use instead of their tokenizer's template. Unlike
-//! there, a folder without a default leaves that to the others.
+//! in transformers' tokenizers (`PreTrainedTokenizerBase._from_pretrained`). chat_template.json, which only its processors
+//! read (`ProcessorMixin.get_processor_dict`), is for models that have no other. Unlike there, a folder without a default
+//! leaves that to the others.
 
 use serde_json::Value;
 
@@ -34,7 +34,7 @@ pub(super) fn find(source: &ModelSource) -> Result<Vec<NamedTemplate>, LoadError
     };
     let mut templates: Vec<_> = read(DEFAULT, JINJA)?.into_iter().collect();
     if templates.is_empty() {
-        for file in [JSON, CONFIG] {
+        for file in [CONFIG, JSON] {
             let config = source.read_json(file)?.unwrap_or_default();
             templates = entry(source, file, &config[KEY])?;
             if !templates.is_empty() {
@@ -58,7 +58,7 @@ pub(super) fn file(source: &ModelSource) -> &'static str {
         |file: &str| source.read_json(file).is_ok_and(|json| json.is_some_and(|json| !json[KEY].is_null()));
     match source {
         _ if source.has(JINJA) => JINJA,
-        _ if has_key(JSON) => JSON,
+        _ if !has_key(CONFIG) && has_key(JSON) => JSON,
         _ => CONFIG,
     }
 }

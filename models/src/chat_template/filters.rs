@@ -36,6 +36,7 @@ pub(super) fn add(environment: &mut Environment) {
     }
     environment.add_filter("format", printf::format_filter);
     environment.add_filter(dialect::PERCENT, printf::percent);
+    environment.add_filter(dialect::ADDEND, lists::addend);
     environment.add_filter("tojson", json::tojson);
     environment.add_filter("fromjson", json::fromjson);
     environment.add_filter("string", to_text);

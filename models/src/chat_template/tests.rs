@@ -159,6 +159,8 @@ fn fromjson_and_strftime() {
 fn hostile_templates_are_harmless() {
     let double = "{% set ns = namespace(x=['a' * 1000]) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
     let big = "{% set x = 'a' * 1000000 %}";
+    let growing =
+        "{% set ns = namespace(a=[1]) %}{% for i in range(40) %}{% set ns.a = ns.a + ns.a %}{% endfor %}";
     let deep = "{% set ns = namespace(x=[]) %}{% for i in range(10000) %}{% set ns.x = [[[[[[[[[[ns.x]]]]]]]]]] %}{% endfor %}";
     let templates = [
         "{{ ''.__class__ }}".to_string(),
@@ -180,6 +182,9 @@ fn hostile_templates_are_harmless() {
         "{% set ns = namespace(x='a') %}{% for i in range(100) %}{% set ns.x = ns.x * 2 %}{% endfor %}".into(),
         "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x.replace('a', 'aa') %}{% endfor %}".into(),
         "{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}{% endfor %}".into(),
+        format!("{growing}{{{{ ns.a | length }}}}"),
+        format!("{growing}{{{{ ns.a[-1] }}}}"),
+        "{% set ns = namespace(a=[]) %}{% for i in range(100000) %}{% set ns.a = ns.a + [i] %}{% endfor %}{{ ns.a | length }}".into(),
         "{{ 'a' * 1000000000000 }}".into(),
         "{{ 10 ** 1000000000 }}".into(),
         "{{ '{:1000000000}'.format(1) }}".into(),
@@ -302,8 +307,12 @@ fn loads_from_the_files_of_a_model() {
     }
 
     write("chat_template.json", r#"{"chat_template": "three"}"#);
+    assert_eq!((rendered(None), with_tools()), ("two".into(), "tools".into()));
+    let config = fs::read_to_string(dir.path().join("tokenizer_config.json")).unwrap();
+    write("tokenizer_config.json", "{}");
     assert_eq!((rendered(None), with_tools()), ("three".into(), "three".into()));
     assert_eq!(ChatTemplate::file(&source), "chat_template.json");
+    write("tokenizer_config.json", &config);
 
     write("chat_template.jinja", "four {{ eos_token }}\n");
     write("special_tokens_map.json", r#"{"eos_token": "<end>"}"#);
@@ -337,5 +346,8 @@ fn loads_from_the_files_of_a_model() {
     assert!(ChatTemplate::load(&source).unwrap_err().to_string().contains("tokenizer_config.json"));
     write("tokenizer_config.json", r#"{"chat_template": "fine"}"#);
     write("additional_chat_templates/tool_use.jinja", "{% if %}");
-    assert!(ChatTemplate::load(&source).unwrap_err().to_string().contains("tool_use.jinja"));
+    assert_eq!(rendered(None), "fine");
+    let template = ChatTemplate::load(&source).unwrap().unwrap();
+    let error = template.render(&ChatRequest { tools: Some(vec![]), ..hello() }).unwrap_err();
+    assert!(error.to_string().contains("tool_use.jinja"), "{error}");
 }

@@ -243,7 +243,8 @@ fn check_quantization(config: &ConfigJson) -> Result<(), LoadError> {
         Some("mxfp4") => Ok(()),
         Some("fp8") if section.indices("weight_block_size")? == [128, 128] => Ok(()),
         Some("fp8") => Err(section.error("weight_block_size", "only [128, 128] is supported")),
-        method => Err(config.error("quantization_config", format!("method {method:?} {remedy}"))),
+        Some(method) => Err(config.error("quantization_config", format!("method `{method}` {remedy}"))),
+        None => Err(config.error("quantization_config", format!("a method without a name {remedy}"))),
     }
 }
 

@@ -198,8 +198,12 @@ impl Planner<'_> {
         };
         let least = least(self)?;
         let halves = std::iter::successors(Some(self.options.max_rows() / 2), |rows| Some(rows / 2));
+        let without_sampler = least.needed().saturating_sub(least.sampler);
         let remedy = match halves.take_while(|rows| *rows > 0).find(fewer) {
             Some(rows) => format!("no context fits beside its activations; max_batch_tokens of {rows} fits"),
+            None if without_sampler <= least.free => {
+                format!("max_sequences of {} are too many; choose fewer", self.sequences())
+            }
             None => "no context fits, however short; choose a smaller model".into(),
         };
         Ok(self.short("the model with its shortest context", least.needed(), least.free, remedy, least))

@@ -3,7 +3,7 @@
 mod debug_text;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     io::{self, Write},
     path::PathBuf,
 };
@@ -93,7 +93,12 @@ struct Layers {
 pub fn inspect(args: InspectArgs) -> Result<(), Failure> {
     let source = args.directory.or(args.model).map_or(ModelSource::Demo, ModelSource::Directory);
     source.check()?;
-    let report = Report::new(mosu::inspect(&source));
+    let mut found = mosu::inspect(&source);
+    found.refusals.extend(mosu::load_sampling_defaults(&source).err().map(|error| error.to_string()));
+    // Who reads a file twice stumbles over it twice.
+    let mut known = HashSet::new();
+    found.refusals.retain(|refusal| known.insert(refusal.clone()));
+    let report = Report::new(found);
     let text = if args.json { terminal::json(&report)? } else { terminal::table(&report.rows()) };
     io::stdout().write_all(text.as_bytes())?;
     match report.refused.len() {

@@ -301,8 +301,11 @@ fn describe_room(info: &ModelInfo, sequences: usize) -> String {
     if most >= sequences {
         return format!("{tokens}: {} of {longest}", units::count(sequences, "sequence"));
     }
-    let each = info.num_kv_blocks / sequences * info.block_size;
-    format!("{tokens}: {} of {longest}, or {sequences} of {each}", units::count(most, "sequence"))
+    let of_longest = format!("{tokens}: {} of {longest}", units::count(most, "sequence"));
+    match info.num_kv_blocks / sequences * info.block_size {
+        0 => of_longest,
+        each => format!("{of_longest}, or {sequences} of {each}"),
+    }
 }
 
 /// Prints what is served, and the memory that is planned for it; `sequences` may run at once.

@@ -77,8 +77,9 @@ fn logit_bias(fields: &mut Fields, vocab_size: usize) -> Result<Vec<(u32, f32)>,
         .into_iter()
         .map(|(token, bias)| {
             let path = format!("{path}.{token}");
-            let id: i64 =
-                token.parse().map_err(|_| ApiError::value(&path, format!("`{token}` is not a token id")))?;
+            // Another spelling of a number could name a token twice.
+            let id = token.parse().ok().filter(|id: &i64| id.to_string() == token);
+            let id = id.ok_or_else(|| ApiError::value(&path, format!("`{token}` is not a token id")))?;
             let id = token_id(id, vocab_size).map_err(|why| ApiError::value(&path, why))?;
             Ok((id, params::number(bias, &path, &(-100.0..=100.0))?))
         })

@@ -27,6 +27,27 @@ pub(super) fn add(environment: &mut Environment) {
     environment.add_filter("unique", unique);
 }
 
+/// Items that a unit of fuel pays for: all of it, 256 MB.
+const ITEMS_PER_FUEL: usize = 6;
+
+/// An operand of `+`. A sum of lists, which is lazy, becomes a list, so that no sum is made of sums.
+pub(super) fn addend(state: &State, value: Value) -> Result<Value, Error> {
+    let is_lazy = matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable)
+        && !value.is_tuple()
+        && value.downcast_object_ref::<Vec<Value>>().is_none();
+    if !is_lazy {
+        return Ok(value);
+    }
+    let mut items = Vec::new();
+    for item in value.try_iter()?.checked() {
+        if items.len() % ITEMS_PER_FUEL == 0 {
+            state.consume_fuel(1)?;
+        }
+        items.push(item?);
+    }
+    Ok(items.into())
+}
+
 /// An attribute as minijinja's filters take it: a path, in which numbers are indices.
 fn path(attribute: Option<Value>) -> Option<Value> {
     attribute.filter(|value| !value.is_none()).map(|value| match value.as_str() {
