@@ -2,82 +2,20 @@
 
 use mosu_kernels::{
     DType,
-    ops::{AttentionMask, NormKind, RopeLayout},
+    ops::{AttentionMask, NormKind},
 };
 
 use crate::{
     AttentionSpec, DecoderSpec, EmbeddingSpec, FfnSpec, HeadSpec, LayerSpec, LoadError, Mixer, NormSpec,
-    RopeScaling, config_json::ConfigJson, families::rope,
+    RopeScaling,
+    config_json::ConfigJson,
+    families::{limits::MAX_VOCAB, rope},
 };
 
-// Upper limits of what config.json may claim. They are far above any published model and keep every product of
-// two within 64 bits; the files' real sizes are checked later.
-pub(super) const MAX_LAYERS: usize = 1 << 12;
-pub(super) const MAX_WIDTH: usize = 1 << 20;
-pub(super) const MAX_HEADS: usize = 1 << 12;
-/// The widest head that attention computes.
-pub(super) const MAX_HEAD_DIM: usize = 512;
-pub(super) const MAX_VOCAB: usize = 1 << 24;
-pub(super) const MAX_POSITIONS: usize = 1 << 28;
-
-/// What a family assumes where config.json is silent, and what it calls things.
-pub(super) struct Defaults {
-    pub norm_eps: f64,
-    pub rope_theta: f64,
-    /// Share of a head that rotates; `None` is all, and config.json may not say otherwise.
-    pub partial_rotary: Option<f64>,
-    pub rope_layout: RopeLayout,
-    /// `None` is `hidden_size / num_attention_heads`.
-    pub head_dim: Option<usize>,
-    pub tied: bool,
-    /// Where config.json may be silent about it: a multimodal one writes only what differs from the family's class.
-    pub context: Option<usize>,
-    /// The same.
-    pub vocab_size: Option<usize>,
-    /// The same.
-    pub num_heads: Option<usize>,
-    /// `None` is as many as query heads.
-    pub num_kv_heads: Option<usize>,
-    pub keys: Keys,
-}
-
-/// The names of sizes in config.json, where several are in use the better one first.
-pub(super) struct Keys {
-    pub vocab_size: &'static [&'static str],
-    pub hidden_size: &'static [&'static str],
-    pub num_layers: &'static [&'static str],
-    pub num_heads: &'static [&'static str],
-    pub num_kv_heads: &'static [&'static str],
-    pub head_dim: &'static [&'static str],
-    pub context: &'static [&'static str],
-    pub norm_eps: &'static [&'static str],
-}
-
-/// Llama's names.
-pub(super) const KEYS: Keys = Keys {
-    vocab_size: &["vocab_size"],
-    hidden_size: &["hidden_size"],
-    num_layers: &["num_hidden_layers"],
-    num_heads: &["num_attention_heads"],
-    num_kv_heads: &["num_key_value_heads"],
-    head_dim: &["head_dim"],
-    context: &["max_position_embeddings"],
-    norm_eps: &["rms_norm_eps"],
-};
-
-/// transformers' defaults for Llama, shared by most families.
-pub(super) const DEFAULTS: Defaults = Defaults {
-    norm_eps: 1e-6,
-    rope_theta: 1e4,
-    partial_rotary: None,
-    rope_layout: RopeLayout::HalfSplit,
-    head_dim: None,
-    tied: false,
-    context: None,
-    vocab_size: None,
-    num_heads: None,
-    num_kv_heads: None,
-    keys: KEYS,
+// With `Base`, what a family needs to say how it differs.
+pub(super) use crate::families::{
+    defaults::{DEFAULTS, Defaults, KEYS, Keys},
+    limits::{MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH},
 };
 
 /// The part of a decoder that the families share; each changes in it what it does otherwise.

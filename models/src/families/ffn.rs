@@ -6,7 +6,7 @@ use mosu_kernels::ops::{
 
 use crate::{
     DenseSpec, FfnActivation, FfnSpec, LoadError, MoeSpec, SharedSpec, config_json::ConfigJson,
-    families::base::MAX_WIDTH,
+    families::limits::MAX_WIDTH,
 };
 
 /// The most experts that a router chooses from.

@@ -5,7 +5,7 @@ use mosu_kernels::ops::AttentionMask;
 use crate::{
     LoadError,
     config_json::ConfigJson,
-    families::base::{MAX_LAYERS, MAX_POSITIONS},
+    families::limits::{MAX_LAYERS, MAX_POSITIONS},
 };
 
 /// The names of the two kinds of layers in `layer_types` and `rope_parameters`.

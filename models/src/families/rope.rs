@@ -4,7 +4,7 @@
 use crate::{
     LoadError, RopeScaling, RopeSpec,
     config_json::ConfigJson,
-    families::base::{Defaults, MAX_POSITIONS},
+    families::{defaults::Defaults, limits::MAX_POSITIONS},
 };
 
 const TYPES: &str = "default, linear, dynamic, llama3, yarn, longrope";
