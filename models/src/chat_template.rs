@@ -19,14 +19,16 @@ mod builtin;
 mod continuation;
 mod dialect;
 mod environment;
+mod error;
 mod files;
 mod filters;
+mod fuel;
 mod globals;
 mod json;
 mod methods;
 mod predicates;
+mod print;
 mod printf;
-mod repr;
 mod strftime;
 #[cfg(test)]
 mod tests;
@@ -37,31 +39,15 @@ use std::path::Path;
 use minijinja::Environment;
 use serde_json::{Map, Value};
 
+pub use self::error::ChatTemplateError;
 use self::{
     builtin::Builtin,
-    environment::Fuel,
     files::{DEFAULT, TOOL_USE},
+    fuel::Fuel,
 };
 use crate::{LoadError, ModelSource, source::read_limited, tokenizer::SpecialTokens};
 
 const MAX_TEMPLATE_BYTES: usize = 1 << 20;
-
-/// Why a conversation could not be rendered.
-#[derive(Debug, thiserror::Error)]
-pub enum ChatTemplateError {
-    /// The template itself refused the conversation with `raise_exception`, for its roles' order as a rule.
-    #[error("{0}")]
-    Raised(String),
-    /// The template failed, or took more than its share of time or memory.
-    #[error("the chat template failed: {0}")]
-    Render(String),
-    /// An argument for the template has a name that means something else to it.
-    #[error("chat_template_kwargs: `{0}` is reserved; give the argument another name")]
-    ReservedName(String),
-    /// The conversation cannot be rendered by any template, or not in the way asked.
-    #[error("{0}")]
-    Request(String),
-}
 
 /// What to render.
 #[derive(Clone, Debug, Default)]

@@ -78,6 +78,15 @@ pub(super) fn required(function: &str, name: &str, value: Option<Value>) -> Resu
     value.ok_or_else(|| Error::new(ErrorKind::MissingArgument, format!("{function}: `{name}` is required")))
 }
 
+/// A filter's input that must be a text already.
+pub(super) fn text_of<'a>(filter: &str, value: &'a Value) -> Result<&'a str, Error> {
+    match value.as_str() {
+        Some(text) => Ok(text),
+        None if value.is_undefined() => Ok(""),
+        None => Err(invalid(format!("{filter}: needs a text, not {}", value.kind()))),
+    }
+}
+
 /// What a template did that cannot be done.
 pub(super) fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::ChatTemplateError;
+use super::error::ChatTemplateError;
 
 /// The space tells whether the template kept white space at the end of the content.
 const MARK: &str = "CONTINUE_FINAL_MESSAGE_TAG ";

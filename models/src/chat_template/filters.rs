@@ -12,9 +12,9 @@ use minijinja::{Environment, Error, Value};
 
 use super::{
     arguments::{Args, invalid},
-    dialect,
-    environment::to_text,
-    json, printf,
+    dialect, json,
+    print::to_text,
+    printf,
 };
 
 /// What minijinja has and Jinja2 has not.

@@ -9,7 +9,7 @@ use minijinja::{
 
 use super::{
     arguments::{Args, invalid, split},
-    environment::to_text,
+    print::to_text,
     strftime,
 };
 

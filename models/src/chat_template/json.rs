@@ -4,7 +4,8 @@ use minijinja::{Error, State, Value, value::ValueKind};
 
 use super::{
     arguments::{Args, bind_filter, invalid, truth},
-    environment::{BoundedText, list_byte_budget},
+    fuel::{BoundedText, list_byte_budget},
+    print::float_text,
 };
 
 const MAX_DEPTH: usize = 128;
@@ -210,40 +211,4 @@ fn number_text(number: &Value) -> Result<String, Error> {
         f64::NEG_INFINITY => "-Infinity".into(),
         _ => float_text(value),
     })
-}
-
-/// A float as Python prints it: Rust's shortest digits and bounds for exponents are the same, the exponent is not.
-pub(super) fn float_text(value: f64) -> String {
-    let text = format!("{value:?}");
-    match text.split_once('e') {
-        Some((digits, exponent)) => match exponent.strip_prefix('-') {
-            Some(exponent) => format!("{digits}e-{exponent:0>2}"),
-            None => format!("{digits}e+{exponent:0>2}"),
-        },
-        None => text.to_lowercase(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::float_text;
-
-    #[test]
-    fn floats_as_python_prints_them() {
-        let cases = [
-            (1.0, "1.0"),
-            (0.1, "0.1"),
-            (1e15, "1000000000000000.0"),
-            (1e16, "1e+16"),
-            (1.5e300, "1.5e+300"),
-            (0.0001, "0.0001"),
-            (0.00001, "1e-05"),
-            (-2.5e-7, "-2.5e-07"),
-            (f64::NAN, "nan"),
-            (f64::INFINITY, "inf"),
-        ];
-        for (value, text) in cases {
-            assert_eq!(float_text(value), text);
-        }
-    }
 }

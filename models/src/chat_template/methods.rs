@@ -4,15 +4,16 @@
 //! larger than their arguments that it must be bounded before it is built.
 
 use minijinja::{
-    Error, ErrorKind, State, Value,
+    Error, State, Value,
     value::{Tuple, ValueKind, from_args},
 };
 use minijinja_contrib::pycompat;
 
 use super::{
     arguments::{bind, integer, invalid, truth},
-    environment::{byte_budget, join, to_text},
-    text::{Side, is_space, lines, strip},
+    fuel::check_size,
+    print::to_text,
+    text::{Side, is_space, join, lines, pad, replace, strip},
 };
 
 /// Calls a method that the value itself does not have.
@@ -189,28 +190,6 @@ fn find(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
     }
 }
 
-/// Fills a text up to a width: behind it when it stands left, before it when right, else around it.
-pub(super) fn pad(
-    state: &State,
-    text: &str,
-    width: i64,
-    fill: char,
-    side: Option<Side>,
-) -> Result<Value, Error> {
-    let width = usize::try_from(width).unwrap_or(0);
-    let padding = width.saturating_sub(text.chars().count());
-    check_size(state, padding.saturating_mul(fill.len_utf8()).saturating_add(text.len()))?;
-    let before = match side {
-        Some(Side::Left) => 0,
-        Some(_) => padding,
-        None => padding / 2 + (padding & width & 1),
-    };
-    let mut padded: String = std::iter::repeat_n(fill, before).collect();
-    padded.push_str(text);
-    padded.extend(std::iter::repeat_n(fill, padding - before));
-    Ok(padded.into())
-}
-
 fn split(text: &str, from_right: bool, args: &[Value]) -> Result<Value, Error> {
     let [separator, limit] = bind("split", ["sep", "maxsplit"], args)?;
     let separator = separator.filter(|separator| !separator.is_none());
@@ -326,22 +305,6 @@ fn swapped(character: char) -> String {
     }
 }
 
-/// `str.replace`, of the first `count` or all.
-pub(super) fn replace(
-    state: &State,
-    text: &str,
-    old: &str,
-    new: &str,
-    count: Option<usize>,
-) -> Result<Value, Error> {
-    // An empty text is found between all characters.
-    let found = if old.is_empty() { text.len() + 1 } else { text.matches(old).count() };
-    let found = found.min(count.unwrap_or(usize::MAX));
-    state.consume_fuel(found as u64 / 8)?;
-    check_size(state, found.saturating_mul(new.len()).saturating_add(text.len()))?;
-    Ok(count.map_or_else(|| text.replace(old, new), |count| text.replacen(old, new, count)).into())
-}
-
 /// Bounds the result from above: every field as large as all arguments together, padded to the largest number of the
 /// format.
 fn check_format(state: &State, format: &str, args: &[Value]) -> Result<(), Error> {
@@ -359,8 +322,4 @@ fn check_format(state: &State, format: &str, args: &[Value]) -> Result<(), Error
             .saturating_mul(arguments.saturating_add(width).saturating_add(64))
             .saturating_add(format.len()),
     )
-}
-
-fn check_size(state: &State, bytes: usize) -> Result<(), Error> {
-    if bytes > byte_budget(state) { Err(Error::from(ErrorKind::OutOfFuel)) } else { Ok(()) }
 }

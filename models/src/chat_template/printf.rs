@@ -8,7 +8,8 @@ use minijinja::{
 
 use super::{
     arguments::{Args, bind_filter, invalid, required, split},
-    environment::{BoundedText, byte_budget, repr, to_text},
+    fuel::{BoundedText, byte_budget},
+    print::{repr, to_text},
 };
 
 /// The filter `format`.

@@ -7,7 +7,8 @@ use minijinja::{
 
 use super::super::{
     arguments::{Args, bind_filter, integer, invalid, keywords, required, truth},
-    environment::{join as join_texts, to_text},
+    print::to_text,
+    text::join as join_texts,
 };
 
 pub(super) fn add(environment: &mut Environment) {

@@ -5,10 +5,10 @@ use minijinja_contrib::filters::striptags as decode_entity;
 
 use super::{
     super::{
-        arguments::{Args, bind_filter, integer, invalid, required, truth},
-        environment::{BoundedText, byte_budget, to_text},
-        methods::{self, pad},
-        text::{Side, is_space, lines, strip},
+        arguments::{Args, bind_filter, integer, invalid, required, text_of, truth},
+        fuel::{BoundedText, byte_budget},
+        print::to_text,
+        text::{self, Side, is_space, lines, pad, strip},
     },
     wordwrap::wordwrap,
 };
@@ -23,15 +23,6 @@ pub(super) fn add(environment: &mut Environment) {
     environment.add_filter("urlencode", urlencode);
     environment.add_filter("wordcount", wordcount);
     environment.add_filter("wordwrap", wordwrap);
-}
-
-/// A filter's input that must be a text already.
-pub(super) fn text_of<'a>(filter: &str, value: &'a Value) -> Result<&'a str, Error> {
-    match value.as_str() {
-        Some(text) => Ok(text),
-        None if value.is_undefined() => Ok(""),
-        None => Err(invalid(format!("{filter}: needs a text, not {}", value.kind()))),
-    }
 }
 
 fn center(state: &State, args: Args) -> Result<Value, Error> {
@@ -78,7 +69,7 @@ fn replace(state: &State, args: Args) -> Result<Value, Error> {
         to_text(state, &required("replace", "new", new)?)?,
     ];
     let count = count.filter(|count| !count.is_none()).map(i64::try_from).transpose()?;
-    methods::replace(state, &value, &old, &new, count.and_then(|count| usize::try_from(count).ok()))
+    text::replace(state, &value, &old, &new, count.and_then(|count| usize::try_from(count).ok()))
 }
 
 fn striptags(state: &State, value: &Value) -> Result<String, Error> {

@@ -5,13 +5,10 @@ use std::sync::LazyLock;
 use fancy_regex::Regex;
 use minijinja::{Error, State};
 
-use super::{
-    super::{
-        arguments::{Args, bind_filter, integer, invalid, truth},
-        environment::{BoundedText, byte_budget},
-        text::{is_space, lines},
-    },
-    text::text_of,
+use super::super::{
+    arguments::{Args, bind_filter, integer, invalid, text_of, truth},
+    fuel::{BoundedText, byte_budget},
+    text::{is_space, lines},
 };
 
 /// White space, a dash between words, or a word up to white space, to a hyphen between letters, or to a dash.

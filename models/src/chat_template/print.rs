@@ -1,16 +1,53 @@
-//! Values as Python prints them inside of lists and dictionaries.
+//! Values as Python prints them: `str`, and `repr` inside of lists and dictionaries.
 
 use std::fmt::Write;
 
-use minijinja::{Error, ErrorKind, Value, value::ValueKind};
+use minijinja::{Error, ErrorKind, State, Value, value::ValueKind};
 
-use super::{arguments::invalid, environment::BoundedText, json::float_text};
+use super::{
+    arguments::invalid,
+    fuel::{BoundedText, list_byte_budget},
+};
 
 /// Python's own limit is about a thousand, with more stack.
 const MAX_DEPTH: usize = 128;
 
-/// `repr(value)`.
-pub(super) fn write(output: &mut BoundedText, value: &Value, depth: usize) -> Result<(), Error> {
+/// The text of a value, no larger than the remaining fuel pays for: lists that share items can be far larger as text
+/// than they are in memory.
+pub(super) fn to_text(state: &State, value: &Value) -> Result<String, Error> {
+    if let Some(text) = value.as_str() {
+        return Ok(text.to_string());
+    }
+    if value.kind() == ValueKind::Number && !value.is_integer() {
+        return Ok(float_text(f64::try_from(value.clone())?));
+    }
+    if value.is_undefined() {
+        return Ok(String::new());
+    }
+    repr(state, value)
+}
+
+/// A value as Python prints it inside of lists.
+pub(super) fn repr(state: &State, value: &Value) -> Result<String, Error> {
+    let mut text = BoundedText { text: String::new(), limit: list_byte_budget(state) };
+    write(&mut text, value, 0)?;
+    Ok(text.text)
+}
+
+/// A float as Python prints it: Rust's shortest digits and bounds for exponents are the same, the exponent is not.
+pub(super) fn float_text(value: f64) -> String {
+    let text = format!("{value:?}");
+    match text.split_once('e') {
+        Some((digits, exponent)) => match exponent.strip_prefix('-') {
+            Some(exponent) => format!("{digits}e-{exponent:0>2}"),
+            None => format!("{digits}e+{exponent:0>2}"),
+        },
+        None => text.to_lowercase(),
+    }
+}
+
+/// Appends what `repr` gives.
+fn write(output: &mut BoundedText, value: &Value, depth: usize) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         return Err(invalid(format!("lists in lists, more than {MAX_DEPTH} deep, cannot be printed")));
     }
@@ -88,4 +125,28 @@ fn is_printable(character: char) -> bool {
     matches!(character, ' '..='~')
         || character.is_alphanumeric()
         || String::from_iter(['a', character]).escape_debug().count() == 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::float_text;
+
+    #[test]
+    fn floats_as_python_prints_them() {
+        let cases = [
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.5e300, "1.5e+300"),
+            (0.0001, "0.0001"),
+            (0.00001, "1e-05"),
+            (-2.5e-7, "-2.5e-07"),
+            (f64::NAN, "nan"),
+            (f64::INFINITY, "inf"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(float_text(value), text);
+        }
+    }
 }
