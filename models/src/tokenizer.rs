@@ -6,6 +6,7 @@ mod byte_level;
 mod byte_pairs;
 mod configured;
 mod decoder_json;
+mod error;
 mod joining;
 mod prefix_search;
 mod protobuf;
@@ -34,13 +35,11 @@ use self::{
 use crate::{LoadError, ModelSource, source::MAX_TOKENIZER_BYTES};
 
 pub use self::{
+    error::TokenizerError,
     joining::{Joining, TextJoiner},
     special_tokens::SpecialTokens,
     token_table::TokenPiece,
 };
-
-/// A token of more bytes is refused: it bounds what looking for tokens in a text costs.
-const MAX_PIECE_BYTES: usize = 1024;
 
 /// What reads a vocabulary of another kind; its error says what is wrong with the file, or not supported.
 type ReadVocabulary = fn(&[u8], &TokenizerConfig) -> Result<Vocabulary, String>;
@@ -61,23 +60,6 @@ const OTHER_FORMATS: [(&str, &str); 2] = [
     ("vocab.json", "a BPE vocabulary without its merges and rules"),
     ("vocab.txt", "a WordPiece vocabulary"),
 ];
-
-/// Why text could not be tokenized or detokenized.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenizerError {
-    /// No token has this id.
-    #[error("token id {id} is not in the tokenizer's vocabulary")]
-    UnknownId {
-        /// The id.
-        id: u32,
-    },
-    /// The tokenizer's own rules failed on the text.
-    #[error("tokenizer: {message}")]
-    Failed {
-        /// What the library said.
-        message: String,
-    },
-}
 
 /// A tokenizer with its added tokens, normalisation and post-processing.
 ///
@@ -176,7 +158,8 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
         match &self.inner {
             Inner::Json { library, .. } => {
-                let encoding = library.encode_fast(text, add_special_tokens).map_err(failed)?;
+                let encoding =
+                    library.encode_fast(text, add_special_tokens).map_err(TokenizerError::failed)?;
                 Ok(encoding.get_ids().to_vec())
             }
             Inner::Vocabulary(vocabulary) => vocabulary.encode(text, add_special_tokens),
@@ -271,10 +254,6 @@ fn check_added_tokens(library: &tokenizers::Tokenizer) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-fn failed(error: tokenizers::Error) -> TokenizerError {
-    TokenizerError::Failed { message: error.to_string() }
 }
 
 fn missing(source: &ModelSource) -> LoadError {

@@ -8,9 +8,9 @@ use serde::Deserialize;
 use tokenizers::{NormalizedString, Normalizer, normalizers::NFC};
 
 use super::{
-    MAX_PIECE_BYTES, TokenTable, TokenizerError,
     byte_pairs::{self, Part},
-    failed,
+    error::TokenizerError,
+    token_table::{MAX_PIECE_BYTES, TokenTable},
 };
 use crate::python_json;
 
@@ -49,11 +49,11 @@ impl Ranks {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let mut normalized = NormalizedString::from(text);
         if self.nfc {
-            NFC.normalize(&mut normalized).map_err(failed)?;
+            NFC.normalize(&mut normalized).map_err(TokenizerError::failed)?;
         }
         let mut ids = Vec::with_capacity(text.len() / 3);
         for word in self.words.find_iter(normalized.get()) {
-            let word = word.map_err(|error| TokenizerError::Failed { message: error.to_string() })?;
+            let word = word.map_err(TokenizerError::failed)?;
             self.encode_word(word.as_str().as_bytes(), &mut ids);
         }
         Ok(ids)

@@ -1,5 +1,8 @@
 //! What each token stands for, by its id.
 
+/// A token of more bytes is refused: it bounds what looking for tokens in a text costs.
+pub(super) const MAX_PIECE_BYTES: usize = 1024;
+
 /// A token's share of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenPiece<'a> {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use tokenizers::AddedToken as TokenRules;
 
 use super::{
-    TokenizerError,
     added_tokens::{AddedToken, AddedTokens, Segment},
+    error::TokenizerError,
     joining::Joining,
     ranks::{self, Ranks, Tekken},
     sentencepiece::SentencePiece,

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use crate::tokenizer::{
-    MAX_PIECE_BYTES,
     protobuf::{Fields, Malformed, Value},
+    token_table::MAX_PIECE_BYTES,
 };
 
 /// Of a piece, in an error.

@@ -1,7 +1,7 @@
 //! What SentencePiece does to a text before it cuts it into pieces.
 
 use super::model_file::NormalizerSpec;
-use crate::tokenizer::{MAX_PIECE_BYTES, prefix_search::PrefixSearch};
+use crate::tokenizer::{prefix_search::PrefixSearch, token_table::MAX_PIECE_BYTES};
 
 /// A space, as pieces spell it.
 pub(super) const SPACE: &str = "\u{2581}";
