@@ -1,6 +1,8 @@
 //! A model: a decoder in memory, ready to take steps.
 
 mod load;
+mod options;
+mod progress;
 
 use mosu_kernels::{Device, Result as DeviceResult};
 
@@ -8,7 +10,8 @@ use crate::{
     Batch, ModelInfo, StepError, StepOutput, batch_check::BatchLimits, decoder::Decoder, inputs::InputBuffer,
     recorded::RecordedSteps, sampler::Sampler, workspace::LOGIT_ROWS,
 };
-pub use load::{LoadFormat, LoadProgress, ModelOptions, USUAL_TOKENS};
+pub use options::{LoadFormat, ModelOptions, USUAL_TOKENS};
+pub use progress::LoadProgress;
 
 /// Weights, KV blocks and workspace of one decoder. What lies in which KV block is the caller's business.
 pub struct Model {

@@ -2,7 +2,7 @@
 
 use mosu_kernels::{Allocator, DType, Device};
 
-use super::Model;
+use super::{LoadFormat, LoadProgress, Model, ModelOptions};
 use crate::{
     LoadError, MemoryPlan, ModelInfo, ModelSource,
     batch_check::BatchLimits,
@@ -21,79 +21,8 @@ use crate::{
     weights::{self, Pass, TensorSource},
 };
 
-/// What the weights are made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LoadFormat {
-    /// The source's safetensors files.
-    #[default]
-    Auto,
-    /// Random numbers in the shapes of config.json, the only file needed.
-    Dummy,
-}
-
-/// On what a model runs, and how much it may use.
-#[derive(Clone, Debug)]
-pub struct ModelOptions {
-    /// Where it runs.
-    pub device: Device,
-    /// What the weights are made of.
-    pub load_format: LoadFormat,
-    /// The longest sequence in tokens; `None` is the model's own context, or what the KV cache holds if that is less.
-    pub max_model_len: Option<usize>,
-    /// Bytes for the KV cache; `None` is what `max_sequences` of the longest sequences need. The processor's memory is
-    /// others' too: at most half of what everything else leaves, and unless `max_model_len` is given, no more than one
-    /// of the longest sequences needs, or [`USUAL_TOKENS`] for each of `max_sequences`, if that is more.
-    pub kv_cache_bytes: Option<usize>,
-    /// Most rows of one step; `None` is what suits the device: [`ModelOptions::max_rows`].
-    pub max_batch_tokens: Option<usize>,
-    /// Most sequences of one step: slots for those with penalties, block tables of the longest, and a KV cache for so
-    /// many, when its size is not given.
-    pub max_sequences: usize,
-    /// On a GPU, record the launches of decode steps and run them as one. Logits are the same bits either way.
-    pub record_steps: bool,
-}
-
-impl ModelOptions {
-    /// Weights from files, memory chosen from what is free, steps that suit the device, 64 sequences.
-    pub fn new(device: Device) -> ModelOptions {
-        ModelOptions {
-            device,
-            load_format: LoadFormat::Auto,
-            max_model_len: None,
-            kv_cache_bytes: None,
-            max_batch_tokens: None,
-            max_sequences: 64,
-            record_steps: true,
-        }
-    }
-
-    /// Most rows of one step. Products with a weight gain little beyond the default; a decode waits for the whole step.
-    pub fn max_rows(&self) -> usize {
-        self.max_batch_tokens.unwrap_or(match self.device {
-            Device::Cpu(_) => 512,
-            Device::Cuda(_) => 2048,
-        })
-    }
-}
-
-/// Tokens for which each sequence has room in the KV cache on the processor, when nothing else is said.
-pub const USUAL_TOKENS: usize = 512;
-
 /// Most rows that a step may be planned for.
 const MAX_BATCH_TOKENS: usize = 1 << 16;
-
-/// How far loading is. Files are mapped, not read: their bytes count as done once a tensor has its place.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LoadProgress {
-    /// Tensors in place.
-    pub tensors_done: usize,
-    /// Tensors in all.
-    pub tensors_total: usize,
-    /// Bytes of the tensors in place.
-    pub bytes_done: u64,
-    /// Bytes of all.
-    pub bytes_total: u64,
-}
 
 impl Model {
     /// Loads a model. On the processor weights stay in their files' mapping, but for layouts and formats that have to be

@@ -1,0 +1,61 @@
+//! On what a model runs, what its weights are made of, and how much it may use.
+
+use mosu_kernels::Device;
+
+/// What the weights are made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadFormat {
+    /// The source's safetensors files.
+    #[default]
+    Auto,
+    /// Random numbers in the shapes of config.json, the only file needed.
+    Dummy,
+}
+
+/// On what a model runs, and how much it may use.
+#[derive(Clone, Debug)]
+pub struct ModelOptions {
+    /// Where it runs.
+    pub device: Device,
+    /// What the weights are made of.
+    pub load_format: LoadFormat,
+    /// The longest sequence in tokens; `None` is the model's own context, or what the KV cache holds if that is less.
+    pub max_model_len: Option<usize>,
+    /// Bytes for the KV cache; `None` is what `max_sequences` of the longest sequences need. The processor's memory is
+    /// others' too: at most half of what everything else leaves, and unless `max_model_len` is given, no more than one
+    /// of the longest sequences needs, or [`USUAL_TOKENS`] for each of `max_sequences`, if that is more.
+    pub kv_cache_bytes: Option<usize>,
+    /// Most rows of one step; `None` is what suits the device: [`ModelOptions::max_rows`].
+    pub max_batch_tokens: Option<usize>,
+    /// Most sequences of one step: slots for those with penalties, block tables of the longest, and a KV cache for so
+    /// many, when its size is not given.
+    pub max_sequences: usize,
+    /// On a GPU, record the launches of decode steps and run them as one. Logits are the same bits either way.
+    pub record_steps: bool,
+}
+
+impl ModelOptions {
+    /// Weights from files, memory chosen from what is free, steps that suit the device, 64 sequences.
+    pub fn new(device: Device) -> ModelOptions {
+        ModelOptions {
+            device,
+            load_format: LoadFormat::Auto,
+            max_model_len: None,
+            kv_cache_bytes: None,
+            max_batch_tokens: None,
+            max_sequences: 64,
+            record_steps: true,
+        }
+    }
+
+    /// Most rows of one step. Products with a weight gain little beyond the default; a decode waits for the whole step.
+    pub fn max_rows(&self) -> usize {
+        self.max_batch_tokens.unwrap_or(match self.device {
+            Device::Cpu(_) => 512,
+            Device::Cuda(_) => 2048,
+        })
+    }
+}
+
+/// Tokens for which each sequence has room in the KV cache on the processor, when nothing else is said.
+pub const USUAL_TOKENS: usize = 512;
