@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "driver.h"
+#include "device.h"
 #include "machine.h"
 
 namespace driver {
@@ -192,12 +192,6 @@ API cuCtxSetCurrent(void* context) {
 API cuCtxGetCurrent(void** context) {
   *context = current_context;
   return SUCCESS;
-}
-API cuCtxSynchronize() {
-  Lock lock(mutex);
-  if (Result error = context_error()) return error;
-  if (Result error = refuse_in_capture()) return error;
-  return drain_all();
 }
 API cuCtxGetStreamPriorityRange(int* least, int* greatest) {
   if (least) *least = 0;

@@ -1,5 +1,9 @@
 // Graphs by stream capture: the operations of the capturing stream, played again in the same order.
-#include "driver.h"
+#include <memory>
+
+#include "device.h"
+#include "launch_count.h"
+#include "stream.h"
 
 using namespace driver;
 

@@ -2,10 +2,14 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "driver.h"
+#include <memory>
+
+#include "device.h"
 #include "failure.h"
 #include "function.h"
+#include "launch_count.h"
 #include "machine.h"
+#include "stream.h"
 
 namespace driver {
 

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "driver.h"
+#include "launch_count.h"
 
 namespace driver {
 

@@ -3,9 +3,11 @@
 #include <string.h>
 
 #include <map>
+#include <memory>
 
-#include "driver.h"
+#include "device.h"
 #include "global.h"
+#include "stream.h"
 
 namespace driver {
 
@@ -27,6 +29,14 @@ Result copy_now(char* to, const char* from, size_t n) {
   return SUCCESS;
 }
 
+// Whether [p, p + n) is host memory of cuMemHostAlloc.
+bool is_pinned(const void* p, size_t n) {
+  auto after = pinned_sizes.upper_bound(static_cast<const char*>(p));
+  if (after == pinned_sizes.begin()) return false;
+  --after;
+  return static_cast<const char*>(p) + n <= after->first + after->second;
+}
+
 // The checks of every copy and fill: the device's ranges, and where it happens.
 Result refuse_ranges(std::initializer_list<uint64_t> device, size_t n) {
   if (Result error = context_error()) return error;
@@ -37,13 +47,6 @@ Result refuse_ranges(std::initializer_list<uint64_t> device, size_t n) {
 }
 
 }  // namespace
-
-bool is_pinned(const void* p, size_t n) {
-  auto after = pinned_sizes.upper_bound(static_cast<const char*>(p));
-  if (after == pinned_sizes.begin()) return false;
-  --after;
-  return static_cast<const char*>(p) + n <= after->first + after->second;
-}
 
 }  // namespace driver
 

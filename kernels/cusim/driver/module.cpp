@@ -3,7 +3,7 @@
 
 #include <map>
 
-#include "driver.h"
+#include "device.h"
 #include "failure.h"
 #include "function.h"
 

@@ -1,9 +1,11 @@
 // Streams and events. Nothing runs before somebody waits for it; then streams take turns at random, in any order
 // that their events allow.
 #include <algorithm>
+#include <memory>
 
-#include "driver.h"
+#include "device.h"
 #include "scheduler.h"
+#include "stream.h"
 
 namespace driver {
 
@@ -135,6 +137,13 @@ API cuStreamSynchronize(void* handle) {
     return STREAM_CAPTURE_UNSUPPORTED;
   }
   return drain(stream);
+}
+
+API cuCtxSynchronize() {
+  Lock lock(mutex);
+  if (Result error = context_error()) return error;
+  if (Result error = refuse_in_capture()) return error;
+  return drain_all();
 }
 
 // Makes one step, so that a host that polls comes to an end.

@@ -1,7 +1,7 @@
 // Tensor maps: matrices as TMA reads them. Two dimensions, no interleaving.
 #include <string.h>
 
-#include "driver.h"
+#include "device.h"
 #include "hopper.h"
 
 using namespace driver;
