@@ -66,6 +66,7 @@ pub use absorb_queries::absorb_queries;
 pub use accumulate::accumulate;
 pub use activation::{Activation, activation};
 pub use adjust_logits::adjust_logits;
+pub use attention::{AttentionMask, PagedSequences};
 pub use embedding::{add_embedding, embedding};
 pub use expand_values::expand_values;
 #[cfg(test)]
@@ -80,9 +81,7 @@ pub use linear::{Linear, LinearPart, linear};
 pub use logprobs::{LogprobRow, LogprobTarget, TokenLogprobs, logprobs};
 pub use moe::{MoeWorkspace, WeighExperts, moe};
 pub use norm::{Norm, NormKind, add_norm, norm};
-pub use paged_attention::{
-    AttentionMask, AttentionParams, KvCache, PagedSequences, attention_scratch_bytes, paged_attention,
-};
+pub use paged_attention::{AttentionParams, KvCache, attention_scratch_bytes, paged_attention};
 pub use qkv_rope_cache::{HeadTransform, KvCacheMut, NormOrder, NormSpan, QkNorm, Qkv, qkv_rope_cache};
 pub use rope::{RopeLayout, RopeTable};
 pub use route::{

@@ -142,7 +142,7 @@ driver! {
     graph_exec_destroy: cuGraphExecDestroy(Handle);
     graph_destroy: cuGraphDestroy(Handle);
     tensor_map_encode: cuTensorMapEncodeTiled(
-        *mut TensorMap, c_int, c_uint, u64, *const u64, *const u64, *const c_uint, *const c_uint, c_int, c_int, c_int,
+        *mut [u64; 16], c_int, c_uint, u64, *const u64, *const u64, *const c_uint, *const c_uint, c_int, c_int, c_int,
         c_int
     );
     event_create: cuEventCreate(*mut Handle, c_uint);

@@ -1,10 +1,13 @@
-//! What the attention ops share on the CPU.
+//! What the attention ops share: masks and sequences, and the walk over keys on the CPU.
 
 mod cache_element;
+mod mask;
 mod sequences;
 mod walk;
 
 pub(super) use cache_element::CacheElement;
+pub use mask::AttentionMask;
+pub use sequences::PagedSequences;
 pub(super) use sequences::Sequences;
 pub(super) use walk::{KEYS, Scores, State, Sums, Values, finish, weigh};
 

@@ -7,7 +7,10 @@ mod tests;
 
 pub use cuda::latent_attention_scratch_bytes;
 
-use super::{attention::MAX_HEAD_DIM, check::Check, paged_attention::PagedSequences};
+use super::{
+    attention::{MAX_HEAD_DIM, PagedSequences},
+    check::Check,
+};
 use crate::{Device, Result, View, ViewMut};
 
 /// `out = softmax(scale · q·c) · c[..L]` over the cached rows `c` up to each row's position, head by head: all heads

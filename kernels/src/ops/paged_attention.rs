@@ -8,7 +8,11 @@ mod tests;
 pub use cuda::attention_scratch_bytes;
 pub(super) use cuda::{BLOCK_RING_BYTES, Sizes, Variant, attend};
 
-use super::{check::Check, qkv_rope_cache::HeadShape};
+use super::{
+    attention::{AttentionMask, PagedSequences},
+    check::Check,
+    qkv_rope_cache::HeadShape,
+};
 use crate::{DType, Device, Result, View, ViewMut};
 
 /// One layer's KV blocks, to read.
@@ -22,54 +26,6 @@ pub struct KvCache<'a> {
     pub k: View<'a>,
     /// Values, of the same shape and type.
     pub v: View<'a>,
-}
-
-/// The sequences that the rows of a step belong to.
-#[derive(Clone, Copy)]
-pub struct PagedSequences<'a> {
-    /// u32 `[S + 1]`: first row of each sequence, then T. A sequence's rows are its last positions.
-    pub cu_seqlens_q: View<'a>,
-    /// u32 `[S]`: tokens in the cache, those of this step included.
-    pub context_lens: View<'a>,
-    /// u32 `[S, M]`: KV blocks in order of position; entries that no visible key needs may hold anything.
-    pub block_tables: View<'a>,
-}
-
-/// Which keys a query at position `q` sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttentionMask {
-    /// Those at positions up to `q`.
-    Full,
-    /// The last `window` of those.
-    Sliding {
-        /// In tokens, the query's own included; at least 1.
-        window: usize,
-    },
-    /// Those from the start of the query's chunk on: positions `k <= q` with `k / chunk == q / chunk`.
-    Chunked {
-        /// In tokens; at least 1.
-        chunk: usize,
-    },
-}
-
-impl AttentionMask {
-    /// The first position that a query at `position` sees.
-    #[inline(always)]
-    pub(super) fn first_visible(self, position: usize) -> usize {
-        match self {
-            AttentionMask::Full => 0,
-            AttentionMask::Sliding { window } => (position + 1).saturating_sub(window),
-            AttentionMask::Chunked { chunk } => position / chunk * chunk,
-        }
-    }
-
-    pub(super) fn check(self, check: Check) -> Result<()> {
-        match self {
-            AttentionMask::Sliding { window: 0 } => Err(check.error("the window is empty".into())),
-            AttentionMask::Chunked { chunk: 0 } => Err(check.error("the chunks are empty".into())),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// How scores become weights. A score is `scale · q·k`, then `c · tanh(score / c)` with a softcap c, then times the
@@ -145,15 +101,5 @@ pub fn paged_attention(
     match device {
         Device::Cpu(cpu) => cpu::paged_attention(cpu, check, out, q, cache, sequences, params),
         Device::Cuda(gpu) => cuda::paged_attention(gpu, check, out, q, cache, sequences, params),
-    }
-}
-
-impl PagedSequences<'_> {
-    pub(super) fn check(&self, check: Check) -> Result<()> {
-        let [count] = check.dims("context_lens", &self.context_lens)?;
-        let [_, table_width] = check.dims("block_tables", &self.block_tables)?;
-        check.is("cu_seqlens_q", &self.cu_seqlens_q, [count + 1], DType::U32)?;
-        check.dtype("context_lens", &self.context_lens, DType::U32)?;
-        check.is("block_tables", &self.block_tables, [count, table_width], DType::U32)
     }
 }

@@ -14,6 +14,7 @@ mod cut;
 mod race;
 
 use cut::{Cut, Histogram};
+pub use race::NO_TOKEN;
 
 /// How to draw one token. Applied in this order: repetition, frequency and presence penalties, logit bias,
 /// suppressed tokens, temperature, top-k, top-p, min-p; then a draw keyed by (seed, position).
@@ -249,9 +250,6 @@ fn cpu_sample(
     });
     Ok(())
 }
-
-/// Stands for the token of a row that leaves none to draw: a logit is NaN or infinite, or all are suppressed.
-pub const NO_TOKEN: u32 = u32::MAX;
 
 struct Draw<'a> {
     logits: &'a [f32],

@@ -41,7 +41,7 @@ impl Driver {
         // SAFETY: the pointers are to a map, and to as many numbers as a matrix has dimensions, but one for strides.
         let result = unsafe {
             (self.tensor_map_encode)(
-                &mut map,
+                &mut map.0,
                 CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 as c_int,
                 2,
                 matrix.0,

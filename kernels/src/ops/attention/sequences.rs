@@ -1,10 +1,28 @@
 //! The sequences of a step, checked and cut into tiles.
 
-use super::TILE;
-use crate::{
-    Result,
-    ops::{AttentionMask, PagedSequences, check::Check},
-};
+use super::{TILE, mask::AttentionMask};
+use crate::{DType, Result, View, ops::check::Check};
+
+/// The sequences that the rows of a step belong to.
+#[derive(Clone, Copy)]
+pub struct PagedSequences<'a> {
+    /// u32 `[S + 1]`: first row of each sequence, then T. A sequence's rows are its last positions.
+    pub cu_seqlens_q: View<'a>,
+    /// u32 `[S]`: tokens in the cache, those of this step included.
+    pub context_lens: View<'a>,
+    /// u32 `[S, M]`: KV blocks in order of position; entries that no visible key needs may hold anything.
+    pub block_tables: View<'a>,
+}
+
+impl PagedSequences<'_> {
+    pub(in crate::ops) fn check(&self, check: Check) -> Result<()> {
+        let [count] = check.dims("context_lens", &self.context_lens)?;
+        let [_, table_width] = check.dims("block_tables", &self.block_tables)?;
+        check.is("cu_seqlens_q", &self.cu_seqlens_q, [count + 1], DType::U32)?;
+        check.dtype("context_lens", &self.context_lens, DType::U32)?;
+        check.is("block_tables", &self.block_tables, [count, table_width], DType::U32)
+    }
+}
 
 /// The sequences, checked.
 #[derive(Clone, Copy)]

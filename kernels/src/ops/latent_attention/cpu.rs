@@ -6,9 +6,9 @@ use crate::{
     CpuDevice, DType, Result, View, ViewMut,
     cpu::{Float, Kernel, LANES, Parts, Product, Rows, Simd},
     ops::{
-        AttentionMask, PagedSequences,
         attention::{
-            CacheElement, MAX_HEAD_DIM, SPAN, Scores, Sequences, State, Sums, TILE, Values, finish, weigh,
+            AttentionMask, CacheElement, MAX_HEAD_DIM, PagedSequences, SPAN, Scores, Sequences, State, Sums,
+            TILE, Values, finish, weigh,
         },
         check::Check,
     },

@@ -1,6 +1,6 @@
 //! The launches of `moe`: sort the visits, gate and up with their activation, down, combine.
 
-use super::{Glu, MoeWorkspace, WeighExperts};
+use super::{Glu, MoeWorkspace, WeighExperts, workspace::tiles};
 use crate::{
     CudaDevice, DType, Result, View, ViewMut,
     cuda::{Args, CudaPtr, Grid},
@@ -33,11 +33,6 @@ struct Variant {
     /// Outputs of gate and up in a tile.
     outputs: usize,
 }
-
-/// Words of a tile in the table of tiles.
-const TILE_WORDS: usize = 3;
-/// The fewest visits that a tile holds, which bounds the number of tiles.
-const FEWEST: usize = 8;
 
 impl Variant {
     /// What suits so many visits; bits do not depend on it beyond the weights' type and shape.
@@ -81,16 +76,6 @@ impl Variant {
             shared_bytes: shared_bytes as u32,
         }
     }
-}
-
-/// Words that sorting up to so many visits takes on the device.
-pub(super) fn index_words(visits: usize, experts: usize) -> usize {
-    2 * visits + TILE_WORDS * tiles(visits, experts, FEWEST)
-}
-
-/// The most tiles that visits of the experts make.
-fn tiles(visits: usize, experts: usize, tokens: usize) -> usize {
-    visits.min(visits / tokens + experts)
 }
 
 #[allow(clippy::too_many_arguments)] // Those of the op.

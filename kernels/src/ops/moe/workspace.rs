@@ -1,10 +1,14 @@
 //! What `moe` needs between its steps.
 
-use super::cuda;
 use crate::{
     Allocator, DType, Device, Result, Tensor,
     ops::{check::Check, experts::Experts},
 };
+
+/// Words of a tile in the table of tiles.
+const TILE_WORDS: usize = 3;
+/// The fewest visits that a tile holds, which bounds the number of tiles.
+const FEWEST: usize = 8;
 
 /// What [`moe`](super::moe) needs between its steps, for up to a number of rows. A *visit* is a (row, slot) pair; visits
 /// are sorted by expert.
@@ -26,7 +30,7 @@ pub struct MoeWorkspace {
     pub(super) pairs: Vec<u32>,
     /// `[max_rows · k]` where each (row, slot) pair stands among the visits.
     pub(super) places: Vec<u32>,
-    /// The same on a CUDA device, u32: see [`cuda::index_words`].
+    /// The same on a CUDA device, u32: see [`index_words`].
     pub(super) indices: Tensor,
     /// f32 `[max_rows · k, 2I]`; on a CUDA device none, whose kernels activate at once.
     pub(super) gate_up: Tensor,
@@ -55,7 +59,7 @@ impl MoeWorkspace {
         // The sorted visits lie where the device sorts them.
         let (on_host, on_device) = match to.device() {
             Device::Cpu(_) => (visits, 0),
-            Device::Cuda(_) => (0, cuda::index_words(visits, experts)),
+            Device::Cuda(_) => (0, index_words(visits, experts)),
         };
         Ok(MoeWorkspace {
             max_rows,
@@ -119,4 +123,14 @@ impl MoeWorkspace {
         self.starts[0] = 0;
         active
     }
+}
+
+/// Words that sorting up to so many visits takes on the device.
+fn index_words(visits: usize, experts: usize) -> usize {
+    2 * visits + TILE_WORDS * tiles(visits, experts, FEWEST)
+}
+
+/// The most tiles that visits of the experts make.
+pub(super) fn tiles(visits: usize, experts: usize, tokens: usize) -> usize {
+    visits.min(visits / tokens + experts)
 }

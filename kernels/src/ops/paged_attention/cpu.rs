@@ -4,15 +4,15 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::{AttentionMask, AttentionParams, KvCache, PagedSequences};
+use super::{AttentionParams, KvCache};
 use crate::{
     CpuDevice, DType, Result, View, ViewMut,
     cpu::{Float, Floats, Kernel, LANES, Parts, Simd},
     ops::{
         adjust_logits::softcapped,
         attention::{
-            CacheElement, KEYS, MAX_HEAD_DIM, SPAN, Scores, Sequences, State, Sums, TILE, Values, finish,
-            weigh,
+            AttentionMask, CacheElement, KEYS, MAX_HEAD_DIM, PagedSequences, SPAN, Scores, Sequences, State,
+            Sums, TILE, Values, finish, weigh,
         },
         check::Check,
     },

@@ -1,11 +1,15 @@
 //! The launch of `paged_attention`: a thread block per tile of queries and key/value head, and per split of the keys
 //! where there are too few of those to fill the device.
 
-use super::{AttentionMask, AttentionParams, KvCache, PagedSequences};
+use super::{AttentionParams, KvCache};
 use crate::{
     CudaDevice, DType, Result, View, ViewMut,
     cuda::{Args, Grid, float_type},
-    ops::{check::Check, qkv_rope_cache::HeadShape},
+    ops::{
+        attention::{AttentionMask, PagedSequences},
+        check::Check,
+        qkv_rope_cache::HeadShape,
+    },
 };
 
 /// Positions whose softmax is worked out together, as in `cuh/attention.cuh`.

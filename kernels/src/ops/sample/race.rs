@@ -1,7 +1,9 @@
 //! The draw: an exponential race, keyed so that each token's time depends on nothing but (seed, position, id).
 
-use super::NO_TOKEN;
 use crate::cpu::LANES;
+
+/// Stands for the token of a row that leaves none to draw: a logit is NaN or infinite, or all are suppressed.
+pub const NO_TOKEN: u32 = u32::MAX;
 
 /// The increment of SplitMix64 (Steele, Lea and Flood 2014): its n-th output is `mix(key + n · GAMMA)`.
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
