@@ -200,6 +200,7 @@ fn the_products_run_on_a_hopper_too() {
             "ops::gated_linear::",
             "ops::paged_attention::tests::prefill",
             "tests::long_contexts",
+            "limits::cuda::",
         ],
     );
 }
