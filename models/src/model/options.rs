@@ -48,7 +48,9 @@ impl ModelOptions {
         }
     }
 
-    /// Most rows of one step. Products with a weight gain little beyond the default; a decode waits for the whole step.
+    /// Most rows of one step. Products with a weight gain little beyond the default, and a decode waits for the whole step:
+    /// prefill of Qwen3-0.6B's shape on two cores ran at 77, 80 and 80 tokens/s with 256, 512 and 1024 rows; on an H200
+    /// products came near their peak from 2048 on.
     pub fn max_rows(&self) -> usize {
         self.max_batch_tokens.unwrap_or(match self.device {
             Device::Cpu(_) => 512,
