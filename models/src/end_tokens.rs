@@ -9,6 +9,9 @@ use crate::{
     LoadError, ModelSource, SpecialTokens, Tokenizer, config_json::ConfigJson, source::MAX_TOKENIZER_BYTES,
 };
 
+/// With the stop tokens of a request they must fit [`MAX_SUPPRESSED`](crate::MAX_SUPPRESSED): all are until `min_tokens`.
+const MAX_END_TOKENS: usize = 512;
+
 /// Token ids that begin and end a text.
 pub(crate) struct EndTokens {
     /// generation_config.json's, else config.json's, and the tokenizer's own; ascending.
@@ -43,6 +46,10 @@ impl EndTokens {
         eos.sort_unstable();
         eos.dedup();
         eos.retain(|&id| (id as usize) < vocab_size);
+        if eos.len() > MAX_END_TOKENS {
+            let message = format!("names {} tokens; at most {MAX_END_TOKENS} can end a text", eos.len());
+            return Err(config.error("eos_token_id", message));
+        }
         Ok(EndTokens { eos, bos: first_of("bos_token_id")?.first().copied() })
     }
 }
@@ -100,5 +107,18 @@ mod tests {
             fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
             assert_eq!(tokenizer_eos(&source).unwrap(), Some(id), "{eos}");
         }
+    }
+
+    #[test]
+    fn more_end_tokens_than_a_draw_can_suppress_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = ModelSource::Directory(dir.path().into());
+        let read = |count: u32| {
+            let config = json!({"eos_token_id": (0..count).collect::<Vec<_>>()});
+            EndTokens::read(&source, &ConfigJson::new(Path::new("config.json"), &config)?, 1000)
+        };
+        assert_eq!(read(512).unwrap().eos.len(), 512);
+        let message = read(513).map(|ends| ends.eos).unwrap_err().to_string();
+        assert!(message.contains("`eos_token_id`: names 513 tokens; at most 512"), "{message}");
     }
 }
