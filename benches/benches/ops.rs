@@ -146,7 +146,7 @@ fn attention(bench: &mut Bench<'_>) -> Result<()> {
 fn mixture_of_experts(bench: &mut Bench<'_>) -> Result<()> {
     let [experts, chosen, hidden, intermediate] = [32, 4, 1024, 512];
     let mut random = Random::new(3);
-    let mut part = |n, k| Ok(LinearPart { weight: random.bf16([n, k])?, bias: None });
+    let mut part = |n, k| Ok(LinearPart { weight: random.bf16([n, k])?.into(), bias: None });
     let mut layer = || -> Result<Experts> {
         let mut expert = || {
             Ok(Expert {

@@ -70,7 +70,7 @@ fn main() -> Result<()> {
 }
 
 fn expert(random: &mut Random) -> Result<Expert> {
-    let mut part = |n, k| Ok(LinearPart { weight: random.bf16([n, k])?, bias: None });
+    let mut part = |n, k| Ok(LinearPart { weight: random.bf16([n, k])?.into(), bias: None });
     Ok(Expert {
         gate_up: Linear::new(vec![part(INTERMEDIATE, HIDDEN)?, part(INTERMEDIATE, HIDDEN)?])?,
         down: Linear::new(vec![part(HIDDEN, INTERMEDIATE)?])?,

@@ -75,7 +75,7 @@ impl Linears {
         ];
         let mut layer = || -> Result<[Linear; 4]> {
             let mut linear = |(rows, k): (&[usize], usize)| {
-                let part = |&n| Ok(LinearPart { weight: random.bf16([n, k])?, bias: None });
+                let part = |&n| Ok(LinearPart { weight: random.bf16([n, k])?.into(), bias: None });
                 Linear::new(rows.iter().map(part).collect::<Result<_>>()?)
             };
             Ok([linear(shapes[0])?, linear(shapes[1])?, linear(shapes[2])?, linear(shapes[3])?])

@@ -7,10 +7,13 @@ mod avx512;
 mod floats;
 mod isa;
 mod math;
+mod packed;
+mod panel;
 mod pool;
 mod portable;
 mod simd;
 mod tile;
+mod weight;
 
 pub(crate) use floats::{Float, Floats, convert};
 pub use isa::Isa;
@@ -18,6 +21,10 @@ pub(crate) use isa::Kernel;
 #[cfg(test)]
 pub(crate) use math::erf;
 pub(crate) use math::{clamp, exp, gelu_erf, gelu_tanh, mul_sigmoid, silu, tanh};
+pub(crate) use packed::{Fp8, Fp8Block, Fp8Rows, Mxfp4, Mxfp4Rows, Packed, PackedWeight};
 pub(crate) use pool::{Parts, ThreadPool};
 pub(crate) use simd::{LANES, Simd};
-pub(crate) use tile::{Product, Rows, Weight, for_weight};
+pub(crate) use tile::{Block, Product, Rows};
+#[cfg(test)]
+pub(crate) use weight::Weight;
+pub(crate) use weight::{FloatWeight, Input, for_weight};

@@ -16,6 +16,8 @@ pub enum DType {
     BF16,
     /// Token ids, positions, slots, indices.
     U32,
+    /// Bytes of packed weights.
+    U8,
 }
 
 impl DType {
@@ -24,6 +26,7 @@ impl DType {
         match self {
             DType::F32 | DType::U32 => 4,
             DType::F16 | DType::BF16 => 2,
+            DType::U8 => 1,
         }
     }
 
@@ -44,6 +47,7 @@ impl DType {
             DType::F16 => "float16",
             DType::BF16 => "bfloat16",
             DType::U32 => "uint32",
+            DType::U8 => "uint8",
         }
     }
 }
@@ -71,4 +75,7 @@ impl Element for bf16 {
 }
 impl Element for u32 {
     const DTYPE: DType = DType::U32;
+}
+impl Element for u8 {
+    const DTYPE: DType = DType::U8;
 }

@@ -12,6 +12,7 @@ mod dtype;
 mod error;
 mod fetch;
 pub mod limits;
+mod matrix;
 pub mod ops;
 mod tensor;
 
@@ -21,4 +22,5 @@ pub use device::{CpuDevice, Device};
 pub use dtype::{DType, Element};
 pub use error::{KernelError, Result};
 pub use fetch::Fetch;
+pub use matrix::{Format, FormatTraits, Matrix};
 pub use tensor::{Allocator, Bytes, Shape, Tensor, View, ViewMut};

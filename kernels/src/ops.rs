@@ -52,7 +52,10 @@ mod latent_cache;
 mod linear;
 mod logprobs;
 mod moe;
+mod multiply;
 mod norm;
+#[cfg(test)]
+mod packed_tests;
 mod paged_attention;
 mod qkv_rope_cache;
 mod rope;

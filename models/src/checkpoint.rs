@@ -12,10 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mosu_kernels::{
-    Bytes, DType, KernelError, Shape, Tensor,
-    convert::{self, MXFP4_BLOCK},
-};
+use mosu_kernels::{Bytes, DType, Format, FormatTraits, KernelError, Matrix, Shape, Tensor};
 use safetensors::tensor::Dtype;
 
 use crate::{
@@ -36,8 +33,8 @@ pub(crate) struct Checkpoint {
     index: BTreeMap<String, String>,
     shards: Vec<Shard>,
     tensors: HashMap<String, Stored>,
-    /// The type that packed floats are unpacked to: bf16 where there are others of it.
-    unpacked: DType,
+    /// The type that its floats compute in: bf16 where there are some of it.
+    compute: DType,
     pass: Pass,
 }
 
@@ -119,20 +116,20 @@ impl Checkpoint {
     }
 
     /// An FP8 matrix, whose scales are in the tensor `<name>_scale_inv`.
-    fn claim_fp8(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
-        let dtype = self.unpacked;
-        let (shard, entry) = self.take_whole(name, shape.dims())?;
-        let (bytes, range) = (shard.bytes.clone(), entry.start..entry.start + entry.len);
-        let &[rows, columns] = shape.dims() else {
-            return Err(LoadError::checkpoint(&shard.file, Some(name), "is FP8, but not a matrix"));
-        };
+    fn claim_fp8(&mut self, name: &str, shape @ [rows, columns]: [usize; 2]) -> Result<Matrix, LoadError> {
+        let (pass, (shard, entry)) = (self.pass, self.take_whole(name, &shape)?);
+        let values = pass.in_place_or_copied(&shard.bytes, entry.start, shape.into(), DType::U8)?;
         let blocks = [rows.div_ceil(FP8_BLOCK), columns.div_ceil(FP8_BLOCK)];
-        let scales = self.claim(&format!("{name}_scale_inv"), Shape::new(blocks))?;
-        let fill = |tensor: &mut Tensor| {
-            let (values, block) = (&bytes.as_slice()[range], [FP8_BLOCK; 2]);
-            convert::fp8_e4m3(tensor.view_mut()?, values, scales.view(), block)
-        };
-        Ok(self.pass.filled(shape, dtype, fill)?)
+        let scales = Matrix::from(self.claim(&format!("{name}_scale_inv"), Shape::new(blocks))?);
+        self.unpacked(Matrix::fp8(values, scales.decoded(DType::F32)?, [FP8_BLOCK; 2])?)
+    }
+
+    /// Packed matrices meet bf16. Among floats that compute in f32 they are decoded.
+    fn unpacked(&self, matrix: Matrix) -> Result<Matrix, LoadError> {
+        match self.compute {
+            DType::BF16 => Ok(matrix),
+            other => Ok(matrix.decoded(other)?.into()),
+        }
     }
 }
 
@@ -170,10 +167,6 @@ impl TensorSource for Checkpoint {
     }
 
     fn claim(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
-        let of_fp8 = |stored: &Stored| stored.places.iter().any(|(_, entry)| entry.dtype == Dtype::F8_E4M3);
-        if self.tensors.get(name).is_some_and(of_fp8) {
-            return self.claim_fp8(name, shape);
-        }
         let pass = self.pass;
         let places = self.take(name, shape.dims())?;
         if let &[(shard, entry)] = &places[..] {
@@ -213,25 +206,40 @@ impl TensorSource for Checkpoint {
         Ok(pieces.collect::<Result<_, _>>()?)
     }
 
-    fn claim_mxfp4(
+    fn claim_matrix(&mut self, module: &str, shape: [usize; 2]) -> Result<Matrix, LoadError> {
+        let name = format!("{module}.weight");
+        let of_fp8 = |stored: &Stored| stored.places.iter().any(|(_, entry)| entry.dtype == Dtype::F8_E4M3);
+        match self.tensors.get(&name).is_some_and(of_fp8) {
+            true => self.claim_fp8(&name, shape),
+            false => Ok(self.claim(&name, Shape::new(shape))?.into()),
+        }
+    }
+
+    /// From the MXFP4 tensors `<name>_blocks` and `<name>_scales`.
+    fn claim_packed(
         &mut self,
         name: &str,
         count: usize,
         [rows, columns]: [usize; 2],
-    ) -> Result<Vec<Tensor>, LoadError> {
-        let (pass, dtype, blocks) = (self.pass, self.unpacked, columns / MXFP4_BLOCK);
+    ) -> Result<Option<Vec<Matrix>>, LoadError> {
+        if !self.contains(&format!("{name}_blocks")) {
+            return Ok(None);
+        }
+        let FormatTraits { block, block_bytes, .. } = Format::Mxfp4.traits();
+        let (pass, blocks) = (self.pass, columns / block);
         let (of_scales, scales) = self.take_bytes(&format!("{name}_scales"), &[count, rows, blocks])?;
-        let shape = [count, rows, blocks, MXFP4_BLOCK / 2];
-        let (of_blocks, blocks) = self.take_bytes(&format!("{name}_blocks"), &shape)?;
-        let (scales, blocks) = (&of_scales.as_slice()[scales], &of_blocks.as_slice()[blocks]);
-        let (scale_bytes, block_bytes) = (scales.len() / count, blocks.len() / count);
-        let unpack = |index: usize| {
-            let blocks = &blocks[index * block_bytes..][..block_bytes];
-            let scales = &scales[index * scale_bytes..][..scale_bytes];
-            let fill = |tensor: &mut Tensor| convert::mxfp4(tensor.view_mut()?, blocks, scales);
-            Ok(pass.filled([rows, columns].into(), dtype, fill)?)
+        let (of_values, values) =
+            self.take_bytes(&format!("{name}_blocks"), &[count, rows, blocks, block_bytes])?;
+        let piece = |bytes: &Bytes, first: usize, index: usize, width: usize| {
+            let start = first + index * rows * width;
+            pass.in_place_or_copied(bytes, start, Shape::new([rows, width]), DType::U8)
         };
-        (0..count).map(unpack).collect()
+        let matrix = |index| {
+            let values = piece(&of_values, values.start, index, blocks * block_bytes)?;
+            let scales = piece(&of_scales, scales.start, index, blocks)?;
+            self.unpacked(Matrix::mxfp4(values, scales)?)
+        };
+        (0..count).map(matrix).collect::<Result<_, _>>().map(Some)
     }
 
     fn totals(&self) -> (usize, u64) {

@@ -41,7 +41,7 @@ impl Decoder {
         plan: &MemoryPlan,
         max_rows: usize,
     ) -> Result<Decoder> {
-        let (device, compute) = (to.device().clone(), weights.dtype().compute());
+        let (device, compute) = (to.device().clone(), weights.compute());
         let tables = PositionTables::new(to, &spec, plan.max_model_len)?;
         let cache = KvBlocks::new(to, &spec, compute, plan.num_kv_blocks + spare_blocks(&device))?;
         let workspace = Workspace::new(to, &spec, compute, max_rows)?;
@@ -79,7 +79,7 @@ impl Decoder {
         let shape = [inputs.rows, spec.hidden_size];
         // With a norm behind it, the embedding goes by way of `delta`.
         let embedded = if spec.embedding.norm { &mut w.delta } else { &mut w.hidden };
-        let table = weights.embedding_table();
+        let table = weights.embedding_table()?;
         let scale = embedding_scale(&spec.embedding, table.dtype());
         ops::embedding(device, embedded.get_mut(shape)?, table, inputs.token_ids, scale)?;
         if let Some(table) = &weights.positions {
@@ -127,7 +127,7 @@ impl Decoder {
         let (logits, chosen) = ([t, moe.spec.num_experts], [t, moe.spec.num_experts_per_tok]);
         // A router may be f32 among 16-bit matrices.
         let mut x = w.normed.get(shape)?;
-        if moe.router.dtype().compute() != x.dtype() {
+        if moe.router.compute() != x.dtype() {
             ops::norm(device, w.normed_f32.get_mut(shape)?, w.hidden.get(shape)?, ffn_norm.view())?;
             x = w.normed_f32.get(shape)?;
         }

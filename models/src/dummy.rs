@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mosu_kernels::{DType, Shape, Tensor};
+use mosu_kernels::{DType, Element, Format, FormatTraits, Matrix, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::{
@@ -18,16 +18,60 @@ const CHUNK: usize = 1 << 17;
 pub(crate) struct DummyWeights {
     config: PathBuf,
     dtype: DType,
+    /// The format of packed matrices.
+    packed: Option<Format>,
     totals: (usize, u64),
     pass: Pass,
 }
 
 impl DummyWeights {
-    /// A generator for `spec`, in the type that config.json names (bf16 if it names none).
+    /// A generator for `spec`, in the type and the format that config.json names (bf16 if it names none).
     pub fn new(config: &Path, spec: &DecoderSpec) -> DummyWeights {
-        let dtype = spec.dtype.unwrap_or(DType::BF16);
-        let bytes = spec.parameters().unwrap_or(u64::MAX).saturating_mul(dtype.size() as u64);
-        DummyWeights { config: config.into(), dtype, totals: (spec.tensors(), bytes), pass: Pass::Load }
+        let (packed, dtype) = (spec.packed, spec.dtype.unwrap_or(DType::BF16));
+        // Not all matrices are packed: no less than this.
+        let FormatTraits { block, block_bytes, .. } = packed.unwrap_or(Format::Float(dtype)).traits();
+        let parameters = spec.parameters().unwrap_or(u64::MAX);
+        let bytes = (parameters / block as u64).saturating_mul(block_bytes as u64);
+        DummyWeights {
+            config: config.into(),
+            dtype,
+            packed,
+            totals: (spec.tensors(), bytes),
+            pass: Pass::Load,
+        }
+    }
+
+    /// The format of a module's weight: of MXFP4 are experts only.
+    fn format_of(&self, module: &str, [_, columns]: [usize; 2]) -> Format {
+        let float = Format::Float(self.dtype);
+        match self.packed {
+            Some(Format::Mxfp4) if !module.contains(".experts.") => float,
+            Some(format) if self.dtype == DType::BF16 && columns.is_multiple_of(format.traits().block) => {
+                format
+            }
+            _ => float,
+        }
+    }
+
+    /// Random bytes, as many as that; `bits` of each are free, the others 0.
+    fn bytes(&self, name: &str, shape: [usize; 2], bits: u8) -> Result<Tensor, LoadError> {
+        if self.pass == Pass::Plan {
+            return Ok(Tensor::planned(shape, DType::U8)?);
+        }
+        let mut tensor = Tensor::zeros(shape, DType::U8)?;
+        let free = u64::from_le_bytes([bits; 8]);
+        fill_randomly(tensor.as_mut_slice()?, seed(name), Bits { one: 0, small: 0, free });
+        Ok(tensor)
+    }
+
+    /// A tensor whose elements are all the same.
+    fn constant<T: Element>(&self, shape: [usize; 2], value: T) -> Result<Tensor, LoadError> {
+        if self.pass == Pass::Plan {
+            return Ok(Tensor::planned(shape, T::DTYPE)?);
+        }
+        let mut tensor = Tensor::zeros(shape, T::DTYPE)?;
+        tensor.as_mut_slice()?.fill(value);
+        Ok(tensor)
     }
 }
 
@@ -55,8 +99,7 @@ impl TensorSource for DummyWeights {
             [_] if name.ends_with(".bias") => {}
             [_] => fill(bytes_mut(&mut tensor)?, || bits.one),
             _ => {
-                let seed = name.bytes().fold(0, |seed: u64, byte| split_mix(&mut (seed ^ u64::from(byte))));
-                fill_randomly(bytes_mut(&mut tensor)?, seed, bits);
+                fill_randomly(bytes_mut(&mut tensor)?, seed(name), bits);
             }
         }
         Ok(tensor)
@@ -66,8 +109,26 @@ impl TensorSource for DummyWeights {
         (0..count).map(|index| self.claim(&format!("{name}.{index}"), piece)).collect()
     }
 
-    fn claim_mxfp4(&mut self, name: &str, count: usize, shape: [usize; 2]) -> Result<Vec<Tensor>, LoadError> {
-        self.claim_stack(name, count, Shape::new(shape))
+    fn claim_matrix(&mut self, module: &str, shape: [usize; 2]) -> Result<Matrix, LoadError> {
+        let [rows, columns] = shape;
+        match self.format_of(module, shape) {
+            Format::Float(_) => Ok(self.claim(&format!("{module}.weight"), Shape::new(shape))?.into()),
+            // Values up to 6, of which 1/128 is small enough.
+            Format::Mxfp4 => {
+                let scales = self.constant([rows, columns / 32], 127u8 - 7)?;
+                Ok(Matrix::mxfp4(self.bytes(module, [rows, columns / 2], 0xff)?, scales)?)
+            }
+            // Without one bit of the exponent they are up to 1.75, and none is NaN.
+            Format::Fp8 => {
+                let blocks = [rows.div_ceil(128), columns.div_ceil(128)];
+                let scales = self.constant(blocks, 1.0f32 / 64.0)?;
+                Ok(Matrix::fp8(self.bytes(module, shape, 0xbf)?, scales, [128, 128])?)
+            }
+        }
+    }
+
+    fn claim_packed(&mut self, _: &str, _: usize, _: [usize; 2]) -> Result<Option<Vec<Matrix>>, LoadError> {
+        Ok(None)
     }
 
     fn totals(&self) -> (usize, u64) {
@@ -99,7 +160,7 @@ impl Bits {
         match dtype {
             DType::BF16 => Bits::repeat16(0x3f80, 0x3c80, 0x807f),
             DType::F16 => Bits::repeat16(0x3c00, 0x2400, 0x83ff),
-            DType::F32 | DType::U32 => Bits::repeat32(0x3f80_0000, 0x3c80_0000, 0x807f_ffff),
+            DType::F32 | DType::U32 | DType::U8 => Bits::repeat32(0x3f80_0000, 0x3c80_0000, 0x807f_ffff),
         }
     }
 
@@ -130,6 +191,11 @@ fn fill(bytes: &mut [u8], mut word: impl FnMut() -> u64) {
     rest.copy_from_slice(&word().to_le_bytes()[..rest.len()]);
 }
 
+/// A seed that names give.
+fn seed(name: &str) -> u64 {
+    name.bytes().fold(0, |seed: u64, byte| split_mix(&mut (seed ^ u64::from(byte))))
+}
+
 /// SplitMix64 (Steele, Lea and Flood 2014).
 fn split_mix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -146,7 +212,8 @@ mod tests {
     use super::*;
 
     fn claim(dtype: DType, name: &str, shape: Shape) -> Vec<f32> {
-        let mut source = DummyWeights { config: PathBuf::new(), dtype, totals: (0, 0), pass: Pass::Load };
+        let mut source =
+            DummyWeights { config: PathBuf::new(), dtype, packed: None, totals: (0, 0), pass: Pass::Load };
         let tensor = source.claim(name, shape).unwrap();
         match dtype {
             DType::BF16 => tensor.as_slice::<bf16>().unwrap().iter().map(|x| x.to_f32()).collect(),

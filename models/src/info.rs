@@ -2,7 +2,10 @@
 
 use mosu_kernels::{DType, Device};
 
-use crate::{DecoderSpec, ModelOptions, end_tokens::EndTokens, kv_cache::BLOCK_SIZE, plan::MemoryPlan};
+use crate::{
+    DecoderSpec, ModelOptions, end_tokens::EndTokens, kv_cache::BLOCK_SIZE, plan::MemoryPlan,
+    weights::DecoderWeights,
+};
 
 /// Facts about a loaded model.
 #[derive(Clone, Debug)]
@@ -11,7 +14,7 @@ pub struct ModelInfo {
     pub name: String,
     /// As config.json spells it, for example `Qwen3MoeForCausalLM`.
     pub architecture: String,
-    /// Element type of the matrices.
+    /// Element type of the matrices that are not packed.
     pub dtype: DType,
     /// Device, threads and instruction set, for people.
     pub device: String,
@@ -56,12 +59,13 @@ impl ModelInfo {
     pub(crate) fn new(
         (name, architecture): (String, &str),
         spec: &DecoderSpec,
-        dtype: DType,
+        weights: &mut DecoderWeights,
         options: &ModelOptions,
         plan: &MemoryPlan,
         ends: EndTokens,
     ) -> ModelInfo {
         let active_parameters = spec.active_parameters().unwrap_or(u64::MAX);
+        let dtype = weights.dtype();
         ModelInfo {
             name,
             architecture: architecture.into(),
@@ -70,9 +74,9 @@ impl ModelInfo {
             parameters: spec.parameters().unwrap_or(u64::MAX),
             active_parameters,
             weight_bytes: plan.weights,
-            active_weight_bytes: active_parameters.saturating_mul(dtype.size() as u64),
+            active_weight_bytes: weights.active_bytes(),
             kv_cache_bytes: plan.kv_cache,
-            kv_bytes_per_token: (spec.kv_elements_per_token() * dtype.compute().size()) as u64,
+            kv_bytes_per_token: (spec.kv_elements_per_token() * weights.compute().size()) as u64,
             workspace_bytes: plan.workspace,
             memory: plan.clone(),
             num_kv_blocks: plan.num_kv_blocks,

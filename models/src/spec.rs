@@ -7,7 +7,7 @@ mod rope;
 
 pub use mixer::{AttentionSpec, LatentAttentionSpec, LowRankSpec, Mixer, QkNormSpec, Temperature};
 use mosu_kernels::{
-    DType,
+    DType, Format,
     ops::{Activation, Glu, NormKind, Router, WeighExperts},
 };
 pub use rope::{RopeScaling, RopeSpec};
@@ -31,6 +31,8 @@ pub struct DecoderSpec {
     pub head: HeadSpec,
     /// Element type of the weights, as config.json says; the files decide.
     pub dtype: Option<DType>,
+    /// Format of the matrices that are packed, as config.json says; the files decide.
+    pub packed: Option<Format>,
 }
 
 impl DecoderSpec {

@@ -10,7 +10,7 @@ mod placement;
 use std::path::Path;
 
 use mosu_kernels::{
-    Allocator, DType, Shape, Tensor, View,
+    Allocator, DType, Matrix, Result as KernelResult, Shape, Tensor, View,
     ops::{Experts, Linear, Norm, NormKind, RouterTables},
 };
 
@@ -43,8 +43,17 @@ pub(crate) trait TensorSource {
     /// The tensor of that name and of shape `[count, piece..]`, cut along its first dimension.
     fn claim_stack(&mut self, name: &str, count: usize, piece: Shape) -> Result<Vec<Tensor>, LoadError>;
 
-    /// `count` matrices of shape `[out, in]` from the MXFP4 tensors `<name>_blocks` and `<name>_scales`.
-    fn claim_mxfp4(&mut self, name: &str, count: usize, shape: [usize; 2]) -> Result<Vec<Tensor>, LoadError>;
+    /// The weight `[out, in]` of a module, in whatever format it is stored.
+    fn claim_matrix(&mut self, module: &str, shape: [usize; 2]) -> Result<Matrix, LoadError>;
+
+    /// `count` weights `[out, in]` that are stored together and packed; `None` where they are floats, which are left to
+    /// [`TensorSource::claim_stack`].
+    fn claim_packed(
+        &mut self,
+        name: &str,
+        count: usize,
+        shape: [usize; 2],
+    ) -> Result<Option<Vec<Matrix>>, LoadError>;
 
     /// How many tensors there are, and their bytes.
     fn totals(&self) -> (usize, u64);
@@ -74,13 +83,29 @@ pub(crate) struct DecoderWeights {
 
 impl DecoderWeights {
     /// The embedding table `[V, H]`.
-    pub fn embedding_table(&self) -> View<'_> {
-        self.embedding.parts()[0].weight.view()
+    ///
+    /// # Errors
+    /// When it is packed.
+    pub fn embedding_table(&self) -> KernelResult<View<'_>> {
+        self.embedding.parts()[0].weight.floats()
     }
 
-    /// Element type of the matrices.
+    /// The type that activations meet the matrices in.
+    pub fn compute(&self) -> DType {
+        self.embedding.compute()
+    }
+
+    /// Element type of the matrices that are not packed.
     pub fn dtype(&self) -> DType {
-        self.embedding.dtype()
+        self.embedding.parts()[0].weight.values().dtype()
+    }
+
+    /// Bytes of what one token meets: its experts only, and of the two tables only the output projection.
+    pub fn active_bytes(&mut self) -> u64 {
+        let mut bytes = self.lm_head().size_in_bytes();
+        bytes += self.final_norm.weight.size_in_bytes();
+        bytes += self.layers.iter_mut().map(LayerWeights::active_bytes).sum::<usize>();
+        bytes as u64
     }
 
     /// The output projection `[V, H]`.

@@ -53,7 +53,8 @@ fn assert_same(found: &[f32], expected: &[f32], what: &str) {
     assert!(same, "{what}: bits differ");
 }
 
-const PROMISED: [&str; 4] = ["qwen3_bf16", "mistral", "deepseek_v2_lite", "deepseek_v3_bf16"];
+const PROMISED: [&str; 6] =
+    ["qwen3_bf16", "mistral", "deepseek_v2_lite", "deepseek_v3_bf16", "deepseek_v3_fp8_bf16", "gpt_oss_bf16"];
 
 #[test]
 fn chunks_do_not_matter() {

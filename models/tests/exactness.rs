@@ -9,11 +9,12 @@ use common::*;
 use mosu_models::Model;
 
 /// Together they use every op of the decoder.
-const FIXTURES: [&str; 11] = [
+const FIXTURES: [&str; 12] = [
     "bloom",
     "deepseek_v3_bf16",
+    "deepseek_v3_fp8_bf16",
     "gemma2_bf16",
-    "gpt_oss",
+    "gpt_oss_bf16",
     "grok2",
     "llama31_bf16",
     "llama4",

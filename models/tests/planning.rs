@@ -62,12 +62,18 @@ fn plan_all(options: &ModelOptions) -> Vec<(String, Result<MemoryPlan, LoadError
     published().into_iter().map(plan).collect()
 }
 
-/// Bytes of a published model's weights in 16 bits.
+/// Bytes of a published model's weights: in 16 bits, or as the index of its files says. Of FP8 at least.
 fn weights_of(name: &str) -> u64 {
+    let bytes_each = match name {
+        "gpt-oss-20b" => return 13_761_264_768,
+        "gpt-oss-120b" => return 65_248_815_744,
+        "deepseek-v3" | "minimax-m2" => 1,
+        _ => 2,
+    };
     let package = std::env::var("CARGO_MANIFEST_DIR").unwrap();
     let file: PathBuf = [&package, "tests", "shapes", "parameters.json"].iter().collect();
     let parameters: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-    2 * parameters[name].as_u64().unwrap()
+    bytes_each * parameters[name].as_u64().unwrap()
 }
 
 /// Plans add up, hold all weights, and are refused by the bytes that really are missing.
@@ -77,7 +83,7 @@ fn check(plans: &[(String, Result<MemoryPlan, LoadError>)]) {
         assert!(plan.fits() && plan.max_model_len > 0 && plan.num_kv_blocks > 0, "{name}: {plan:?}");
         // Norms and biases may be wider on the device than in the files.
         let weights = weights_of(name);
-        assert!((weights..weights + weights / 1000).contains(&plan.weights), "{name}: {plan:?}");
+        assert!((weights..weights + weights / 500).contains(&plan.weights), "{name}: {plan:?}");
         let left = plan.rows().last().copied().unwrap();
         assert_eq!(left, ("still free", plan.free - plan.needed()), "{name}");
     }
@@ -85,7 +91,8 @@ fn check(plans: &[(String, Result<MemoryPlan, LoadError>)]) {
         let Err(error) = plan else { continue };
         let LoadError::Memory { needed, available, plan, .. } = error else { panic!("{name}: {error}") };
         assert_eq!((*needed, *available), (plan.needed(), plan.free), "{name}: {error}");
-        assert!(plan.weights >= weights_of(name) && needed > available, "{name}: {error}");
+        // Random weights that are much too large are refused by their parameters alone.
+        assert!(plan.weights >= weights_of(name) / 10 * 8 && needed > available, "{name}: {error}");
         let message = error.to_string();
         assert!(
             message.contains("are missing; no context fits") && message.contains("\n  weights "),
@@ -100,7 +107,7 @@ fn published_models_are_planned_on_the_processor() {
     let plans = plan_all(&ModelOptions::new(Device::cpu(None)));
     check(&plans);
     let refused = |(name, plan): &(String, Result<_, _>)| name == "deepseek-v3" && plan.is_err();
-    assert!(plans.iter().any(refused), "no test machine has 1.3 TB");
+    assert!(plans.iter().any(refused), "no test machine has 670 GB");
     let more = peak_memory().zip(before).map(|(after, before)| after - before);
     assert!(more.is_none_or(|bytes| bytes < 256 << 20), "{more:?} bytes were taken");
 }

@@ -49,7 +49,7 @@ pub fn run(sheet: &Sheet, case: &MoeCase) -> Result<(), Box<dyn Error>> {
 fn experts(case: &MoeCase) -> Result<Experts> {
     let mut random = Random::new(2);
     let mut linear = |parts: usize, n: usize, k: usize| -> Result<Linear> {
-        let mut part = || Ok(LinearPart { weight: random.bf16([n, k])?, bias: None });
+        let mut part = || Ok(LinearPart { weight: random.bf16([n, k])?.into(), bias: None });
         Linear::new((0..parts).map(|_| part()).collect::<Result<_>>()?)
     };
     let mut expert = || {

@@ -17,7 +17,7 @@ pub fn run(sheet: &Sheet, cases: &Cases) -> Result<(), Box<dyn Error>> {
     for case in &cases.linear {
         let (n, k) = (case.n, case.k);
         let weight = || -> Result<Linear> {
-            let part = LinearPart { weight: Random::new(1).bf16([n, k])?, bias: None };
+            let part = LinearPart { weight: Random::new(1).bf16([n, k])?.into(), bias: None };
             Linear::new(vec![part])?.to_device(&sheet.device)
         };
         let weights = (0..sheet.copies(2 * n * k)).map(|_| weight()).collect::<Result<Vec<_>>>()?;

@@ -4,7 +4,7 @@ use std::{arch::x86_64::*, mem::transmute, ops::Range, ptr::copy_nonoverlapping}
 
 use half::{bf16, f16};
 
-use super::simd::{LANES, Simd};
+use super::simd::{E2M1, LANES, Simd};
 
 /// AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -94,6 +94,37 @@ unsafe fn dot(sum: __m256, a: __m256i, b: __m256i) -> __m256 {
     unsafe {
         let ([a0, a1], [b0, b1]) = (split(a), split(b));
         _mm256_fmadd_ps(a1, b1, _mm256_fmadd_ps(a0, b0, sum))
+    }
+}
+
+/// The E2M1 values in the lowest four bits of each lane; the bits above may be anything.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn e2m1(codes: __m256i) -> __m256 {
+    // SAFETY: as promised by the caller; of an index the instruction takes the lower three bits.
+    unsafe {
+        let magnitude = _mm256_permutevar8x32_ps(_mm256_loadu_ps(E2M1.as_ptr()), codes);
+        let sign = _mm256_slli_epi32::<31>(_mm256_srli_epi32::<3>(codes));
+        _mm256_or_ps(magnitude, _mm256_castsi256_ps(sign))
+    }
+}
+
+/// The E4M3 values in the upper halves of eight words: as floats of 16 bits their exponents are 8 too low.
+///
+/// # Safety
+/// The processor has AVX2 and F16C.
+#[inline(always)]
+unsafe fn e4m3(words: __m128i) -> __m256 {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let rest = _mm_and_si128(words, _mm_set1_epi16(0x7f00));
+        let sign = _mm_and_si128(words, _mm_set1_epi16(0x8000_u16 as i16));
+        let nan = _mm_cmpeq_epi16(rest, _mm_set1_epi16(0x7f00));
+        let half = _mm_or_si128(sign, _mm_srli_epi16::<1>(rest));
+        let half = _mm_blendv_epi8(half, _mm_set1_epi16(0x7e00), nan);
+        _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256.0))
     }
 }
 
@@ -271,6 +302,34 @@ impl Simd for Avx2 {
             }
             _mm256_storeu_si256(p.cast(), pairs[0]);
             _mm256_storeu_si256(p.add(LANES).cast(), pairs[1]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e2m1(self, p: *const u8) -> [V; 2] {
+        // SAFETY: the instructions as above; the caller vouches for 16 bytes.
+        unsafe {
+            let bytes = _mm_loadu_si128(p.cast());
+            let [a, b] = [bytes, _mm_srli_si128::<8>(bytes)].map(|half| _mm256_cvtepu8_epi32(half));
+            let [upper_a, upper_b] = [_mm256_srli_epi32::<4>(a), _mm256_srli_epi32::<4>(b)];
+            [[e2m1(a), e2m1(b)], [e2m1(upper_a), e2m1(upper_b)]]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(self, p: *const u8, n: usize) -> [V; 2] {
+        // SAFETY: the instructions as above; 32 bytes, or n copied to an array of 32.
+        unsafe {
+            let all: [u8; 2 * LANES];
+            let p = if n == 2 * LANES {
+                p
+            } else {
+                all = read(p, n);
+                all.as_ptr()
+            };
+            let (a, b) = (_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(LANES).cast()));
+            let [even_a, even_b] = [_mm_slli_epi16::<8>(a), _mm_slli_epi16::<8>(b)];
+            [[e4m3(even_a), e4m3(even_b)], [e4m3(a), e4m3(b)]]
         }
     }
 

@@ -4,7 +4,7 @@ use std::{arch::x86_64::*, mem::transmute, ops::Range};
 
 use half::{bf16, f16};
 
-use super::simd::{LANES, Simd};
+use super::simd::{E2M1, LANES, Simd};
 
 /// AVX-512 F, BW, DQ and VL; with `BF16` also AVX-512 BF16.
 #[derive(Clone, Copy)]
@@ -82,6 +82,23 @@ unsafe fn split(pairs: __m512i) -> [__m512; 2] {
     unsafe {
         let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
         [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(second)]
+    }
+}
+
+/// The E4M3 values in the upper halves of 16 words: as floats of 16 bits their exponents are 8 too low.
+///
+/// # Safety
+/// The processor has AVX-512 F, BW and VL.
+#[inline(always)]
+unsafe fn e4m3(words: __m256i) -> __m512 {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let rest = _mm256_and_si256(words, _mm256_set1_epi16(0x7f00));
+        let sign = _mm256_and_si256(words, _mm256_set1_epi16(0x8000_u16 as i16));
+        let nan = _mm256_cmpeq_epi16_mask(rest, _mm256_set1_epi16(0x7f00));
+        let half = _mm256_or_si256(sign, _mm256_srli_epi16::<1>(rest));
+        let half = _mm256_mask_mov_epi16(half, nan, _mm256_set1_epi16(0x7e00));
+        _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256.0))
     }
 }
 
@@ -219,6 +236,31 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             } else {
                 _mm512_mask_storeu_epi16(p.cast(), (1u32 << n) - 1, pairs);
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e2m1(self, p: *const u8) -> [__m512; 2] {
+        // SAFETY: the instructions as above; the caller vouches for 16 bytes.
+        unsafe {
+            // Of an index the instruction takes the lower four bits.
+            let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+            let table = _mm512_loadu_ps(E2M1.as_ptr());
+            let upper = _mm512_srli_epi32::<4>(codes);
+            [_mm512_permutexvar_ps(codes, table), _mm512_permutexvar_ps(upper, table)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_e4m3(self, p: *const u8, n: usize) -> [__m512; 2] {
+        // SAFETY: the instructions as above; masked lanes are not read.
+        unsafe {
+            let codes = if n == 2 * LANES {
+                _mm256_loadu_si256(p.cast())
+            } else {
+                _mm256_maskz_loadu_epi8((1u32 << n) - 1, p.cast())
+            };
+            [e4m3(_mm256_slli_epi16::<8>(codes)), e4m3(codes)]
         }
     }
 

@@ -64,7 +64,7 @@ impl<'a> Floats<'a> {
     /// When they are integers.
     pub(crate) fn new(view: View<'a>) -> Result<Floats<'a>> {
         match view.dtype() {
-            DType::F32 | DType::U32 => Ok(Floats::F32(view.as_slice()?)),
+            DType::F32 | DType::U32 | DType::U8 => Ok(Floats::F32(view.as_slice()?)),
             DType::F16 => Ok(Floats::F16(view.as_slice()?)),
             DType::BF16 => Ok(Floats::BF16(view.as_slice()?)),
         }

@@ -5,6 +5,10 @@ use half::{bf16, f16};
 /// Elements of a vector, on every instruction set. So the order of a sum depends on its length alone.
 pub(crate) const LANES: usize = 16;
 
+/// The values of E2M1, by code.
+pub(super) const E2M1: [f32; 16] =
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
 /// An instruction set. A value of such a type exists only where the processor has the instructions, which
 /// is why its methods are safe; loads and stores take pointers and are not.
 ///
@@ -80,6 +84,16 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `n <= 32` elements can be written at `p`.
     unsafe fn store_pairs(self, p: *mut bf16, n: usize, pairs: Self::Pairs);
+    /// The 32 E2M1 values of 16 bytes: of each byte the lower half, and the upper one.
+    ///
+    /// # Safety
+    /// 16 bytes can be read at `p`.
+    unsafe fn load_e2m1(self, p: *const u8) -> [Self::V; 2];
+    /// 32 E4M3 values, of which `n` are read: those at even places, and those at odd ones.
+    ///
+    /// # Safety
+    /// `n <= 32` bytes can be read at `p`.
+    unsafe fn load_e4m3(self, p: *const u8, n: usize) -> [Self::V; 2];
     /// The two elements at `p`, 16 times.
     ///
     /// # Safety

@@ -3,101 +3,17 @@
 //! Every output is one dot product: lane `l` of an accumulator sums the products at positions `l`, `l + 16`, ...
 //! of K (pairs of positions for bf16) in ascending order, then the lanes are summed by one fixed tree. Rows and
 //! columns of a tile only share loads, so tile shapes may differ from call to call and the bits do not.
+//!
+//! A packed weight is decoded to the inputs' type on its way into a register or, where many rows meet it, once into a
+//! panel in the cache; both are the same numbers.
 
 use std::ops::Range;
 
-use half::{bf16, f16};
-
-use super::{Floats, Kernel, Parts, simd::Simd};
-use crate::Element;
-
-/// A weight's element type: what its inputs are and how the two multiply.
-pub(crate) trait Weight: Element {
-    /// The inputs' type: [`DType::compute`] of the weight's.
-    type Input: Element;
-    /// A register's worth of elements of either.
-    type Operand<S: Simd>: Copy;
-    /// Elements of an operand.
-    const STEP: usize;
-
-    /// # Safety
-    /// `n <= STEP` elements can be read at `p`.
-    unsafe fn load_input<S: Simd>(s: S, p: *const Self::Input, n: usize) -> Self::Operand<S>;
-    /// # Safety
-    /// `n <= STEP` elements can be read at `p`.
-    unsafe fn load_weight<S: Simd>(s: S, p: *const Self, n: usize) -> Self::Operand<S>;
-    /// `sum` plus the products, added up into its lanes.
-    fn dot<S: Simd>(s: S, sum: S::V, input: Self::Operand<S>, weight: Self::Operand<S>) -> S::V;
-}
-
-impl Weight for bf16 {
-    type Input = bf16;
-    type Operand<S: Simd> = S::Pairs;
-    const STEP: usize = 32;
-
-    #[inline(always)]
-    unsafe fn load_input<S: Simd>(s: S, p: *const bf16, n: usize) -> S::Pairs {
-        // SAFETY: as promised by the caller.
-        unsafe { s.load_pairs(p, n) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_weight<S: Simd>(s: S, p: *const bf16, n: usize) -> S::Pairs {
-        // SAFETY: as promised by the caller.
-        unsafe { s.load_pairs(p, n) }
-    }
-
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, sum: S::V, input: S::Pairs, weight: S::Pairs) -> S::V {
-        s.dot_pairs(sum, input, weight)
-    }
-}
-
-impl Weight for f32 {
-    type Input = f32;
-    type Operand<S: Simd> = S::V;
-    const STEP: usize = 16;
-
-    #[inline(always)]
-    unsafe fn load_input<S: Simd>(s: S, p: *const f32, n: usize) -> S::V {
-        // SAFETY: as promised by the caller.
-        unsafe { s.load_f32(p, n) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_weight<S: Simd>(s: S, p: *const f32, n: usize) -> S::V {
-        // SAFETY: as promised by the caller.
-        unsafe { s.load_f32(p, n) }
-    }
-
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, sum: S::V, input: S::V, weight: S::V) -> S::V {
-        s.mul_add(input, weight, sum)
-    }
-}
-
-impl Weight for f16 {
-    type Input = f32;
-    type Operand<S: Simd> = S::V;
-    const STEP: usize = 16;
-
-    #[inline(always)]
-    unsafe fn load_input<S: Simd>(s: S, p: *const f32, n: usize) -> S::V {
-        // SAFETY: as promised by the caller.
-        unsafe { s.load_f32(p, n) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_weight<S: Simd>(s: S, p: *const f16, n: usize) -> S::V {
-        // SAFETY: as promised by the caller.
-        unsafe { s.load_f16(p, n) }
-    }
-
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, sum: S::V, input: S::V, weight: S::V) -> S::V {
-        s.mul_add(input, weight, sum)
-    }
-}
+use super::{
+    Floats, Kernel, Parts, panel,
+    simd::Simd,
+    weight::{Input, Weight},
+};
 
 /// Input rows `[rows, width]`, or a selection of them.
 #[derive(Clone, Copy)]
@@ -116,13 +32,11 @@ impl<'a, T> Rows<'a, T> {
     }
 }
 
-/// A block of `out = input · weightᵀ (+ bias)`.
+/// A block of `out = input · weightᵀ (+ bias)`, whatever the weight `[N, K]`.
 #[derive(Clone)]
-pub(crate) struct Product<'a, W: Weight> {
+pub(crate) struct Block<'a, X> {
     /// `[.., K]`
-    pub(crate) input: Rows<'a, W::Input>,
-    /// `[N, K]`
-    pub(crate) weight: &'a [W],
+    pub(crate) input: Rows<'a, X>,
     /// `[N]`
     pub(crate) bias: Option<Floats<'a>>,
     /// `[.., out_width]`; this block's elements are written by no one else meanwhile.
@@ -132,106 +46,133 @@ pub(crate) struct Product<'a, W: Weight> {
     pub(crate) out_column: usize,
     /// Rows of the block, in `input` and `out`.
     pub(crate) rows: Range<usize>,
-    /// Columns of the block: rows of `weight`.
+    /// Columns of the block: rows of the weight.
     pub(crate) columns: Range<usize>,
+}
+
+impl<X> Block<'_, X> {
+    /// Input rows of `k` elements that stay in the second-level cache while the columns go by.
+    pub(crate) fn rows_in_cache(k: usize) -> usize {
+        const BYTES: usize = 256 * 1024;
+        (BYTES / (k * size_of::<X>()).max(1)).clamp(16, 256) / 4 * 4
+    }
+}
+
+/// A block and the weight.
+pub(crate) struct Product<'a, W: Weight> {
+    pub(crate) weight: W::Rows<'a>,
+    pub(crate) block: Block<'a, W::Input>,
 }
 
 impl<W: Weight> Kernel for Product<'_, W> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let step = Self::block_rows(self.input.width);
-        for start in self.rows.clone().step_by(step) {
-            let block = Product { rows: start..self.rows.end.min(start + step), ..self.clone() };
-            if S::REGISTERS >= 32 { block.columns::<S, 4, 6>(s) } else { block.columns::<S, 2, 3>(s) }
+        let Product { weight, block } = self;
+        let step = Block::<W::Input>::rows_in_cache(block.input.width);
+        for start in block.rows.clone().step_by(step) {
+            let rows = start..block.rows.end.min(start + step);
+            let part = Product::<W> { weight, block: Block { rows, ..block.clone() } };
+            if S::REGISTERS >= 32 { part.columns::<S, 4, 6>(s) } else { part.columns::<S, 2, 3>(s) }
         }
     }
 }
 
 impl<W: Weight> Product<'_, W> {
-    /// Input rows of `k` elements that stay in the second-level cache while the columns go by.
-    pub(crate) fn block_rows(k: usize) -> usize {
-        const BYTES: usize = 256 * 1024;
-        (BYTES / (k * size_of::<W::Input>()).max(1)).clamp(16, 256) / 4 * 4
-    }
-
     /// Columns outermost: each is read from memory once and meets all rows while in the nearest cache.
     ///
     /// Few rows take one column at a time, since nothing reads memory as fast as one ascending stream. More rows take
     /// groups of columns, which needs fewer loads, and the next group is fetched while one is computed.
     #[inline(always)]
     fn columns<S: Simd, const M: usize, const N: usize>(&self, s: S) {
-        let k = self.input.width;
-        let mut column = self.columns.start;
-        if self.rows.len() > M {
-            while column + N <= self.columns.end {
-                let mut ahead = Ahead::over(&self.weight[(column + N) * k..], N * k);
-                self.rows::<S, M, N>(s, column, &mut ahead);
+        let k = self.block.input.width;
+        let row = |column| W::row(self.weight, column, k);
+        let mut column = self.block.columns.start;
+        if self.block.rows.len() > M {
+            while column + N <= self.block.columns.end {
+                let rows = std::array::from_fn(|n| row(column + n));
+                if W::PACKED {
+                    panel::with(N * k, |panel: &mut [W::Input]| {
+                        let rows = panel::decode::<S, W, N>(s, rows, k, panel);
+                        self.rows::<S, W::Input, M, N>(s, column, rows, &mut Ahead::nothing());
+                    });
+                } else {
+                    let next = (self.block.columns.end - column - N).min(N);
+                    let ahead = &mut Ahead::over(W::bytes(self.weight, column + N, next, k));
+                    self.rows::<S, W, M, N>(s, column, rows, ahead);
+                }
                 column += N;
             }
         }
-        let mut ahead = Ahead::stream(&self.weight[column * k..]);
-        while column < self.columns.end {
-            self.rows::<S, M, 1>(s, column, &mut ahead);
+        let rest = self.block.columns.end - column;
+        let mut ahead = Ahead::stream(W::bytes(self.weight, column, rest, k));
+        while column < self.block.columns.end {
+            self.rows::<S, W, M, 1>(s, column, [row(column)], &mut ahead);
             column += 1;
         }
     }
 
-    /// All rows, up to M at a time.
+    /// All rows, up to M at a time, with N rows of the weight or of its panel.
     #[inline(always)]
-    fn rows<S: Simd, const M: usize, const N: usize>(&self, s: S, column: usize, ahead: &mut Ahead) {
-        let Range { start: mut row, end } = self.rows;
+    fn rows<'w, S: Simd, V: Weight<Input = W::Input>, const M: usize, const N: usize>(
+        &self,
+        s: S,
+        column: usize,
+        weights: [V::Row<'w>; N],
+        ahead: &mut Ahead,
+    ) {
+        let Range { start: mut row, end } = self.block.rows;
         while row + M <= end {
-            self.tile::<S, M, N>(s, row, column, ahead);
+            self.tile::<S, V, M, N>(s, row, column, weights, ahead);
             row += M;
         }
         if row + 2 <= end {
-            self.tile::<S, 2, N>(s, row, column, ahead);
+            self.tile::<S, V, 2, N>(s, row, column, weights, ahead);
             row += 2;
         }
         if row < end {
-            self.tile::<S, 1, N>(s, row, column, ahead);
+            self.tile::<S, V, 1, N>(s, row, column, weights, ahead);
         }
     }
 
     /// Rows `row..row + M`, columns `column..column + N`.
     #[inline(always)]
-    fn tile<S: Simd, const M: usize, const N: usize>(
+    fn tile<'w, S: Simd, V: Weight<Input = W::Input>, const M: usize, const N: usize>(
         &self,
         s: S,
         row: usize,
         column: usize,
+        weights: [V::Row<'w>; N],
         ahead: &mut Ahead,
     ) {
-        let k = self.input.width;
-        let inputs: [&[W::Input]; M] = std::array::from_fn(|m| self.input.get(row + m));
-        let weights: [&[W]; N] =
-            std::array::from_fn(|n| &self.weight[(column + n) * k..(column + n + 1) * k]);
+        let k = self.block.input.width;
+        let inputs: [&[W::Input]; M] = std::array::from_fn(|m| self.block.input.get(row + m));
         let mut sums = [[s.splat(0.0); N]; M];
-        let steps = k / W::STEP;
+        let step = W::Input::STEP;
+        let steps = k / step;
         let fetching = ahead.steps.min(steps);
         for i in 0..fetching {
             // SAFETY: all rows have k >= (i + 1) * STEP elements.
-            unsafe { step::<S, W, M, N>(s, &mut sums, inputs, weights, i * W::STEP, W::STEP) };
+            unsafe { add_step::<S, V, M, N>(s, &mut sums, inputs, weights, i * step, step) };
             ahead.fetch::<S, N>(s);
         }
         ahead.steps -= fetching;
         for i in fetching..steps {
             // SAFETY: as above.
-            unsafe { step::<S, W, M, N>(s, &mut sums, inputs, weights, i * W::STEP, W::STEP) };
+            unsafe { add_step::<S, V, M, N>(s, &mut sums, inputs, weights, i * step, step) };
         }
-        if !k.is_multiple_of(W::STEP) {
+        if !k.is_multiple_of(step) {
             // SAFETY: all rows have k elements.
-            unsafe { step::<S, W, M, N>(s, &mut sums, inputs, weights, steps * W::STEP, k % W::STEP) };
+            unsafe { add_step::<S, V, M, N>(s, &mut sums, inputs, weights, steps * step, k % step) };
         }
         for (m, sums) in sums.into_iter().enumerate() {
-            let start = (row + m) * self.out_width + self.out_column + column;
+            let start = (row + m) * self.block.out_width + self.block.out_column + column;
             // SAFETY: the block is ours alone.
-            let out = unsafe { self.out.get(start..start + N) };
+            let out = unsafe { self.block.out.get(start..start + N) };
             for (n, sums) in sums.chunks(4).enumerate() {
                 let four = s.sums(std::array::from_fn(|i| sums[i.min(sums.len() - 1)]));
                 out[4 * n..4 * n + sums.len()].copy_from_slice(&four[..sums.len()]);
             }
-            if let Some(bias) = self.bias {
+            if let Some(bias) = self.block.bias {
                 for (out, n) in out.iter_mut().zip(column..) {
                     *out += bias.get(n);
                 }
@@ -258,17 +199,22 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// The first `n` elements of `data`, the next group of columns.
+    /// Fetches nothing.
     #[inline(always)]
-    fn over<T>(data: &[T], n: usize) -> Ahead {
-        let bytes = size_of_val(&data[..n.min(data.len())]);
-        Ahead { line: data.as_ptr().cast(), steps: bytes / (GROUP_LINES * LINE) }
+    fn nothing() -> Ahead {
+        Ahead::over(&[])
+    }
+
+    /// `data`, the next group of columns.
+    #[inline(always)]
+    fn over(data: &[u8]) -> Ahead {
+        Ahead { line: data.as_ptr(), steps: data.len() / (GROUP_LINES * LINE) }
     }
 
     /// What follows the place in `data` that is being read, one column at a time.
     #[inline(always)]
-    fn stream<T>(data: &[T]) -> Ahead {
-        Ahead { line: data.as_ptr().cast::<u8>().wrapping_add(STREAM_AHEAD), steps: usize::MAX }
+    fn stream(data: &[u8]) -> Ahead {
+        Ahead { line: data.as_ptr().wrapping_add(STREAM_AHEAD), steps: usize::MAX }
     }
 
     #[inline(always)]
@@ -284,51 +230,27 @@ impl Ahead {
 /// One step along K: `n` elements from `at`.
 ///
 /// # Safety
-/// All rows have `at + n` elements, and `n <= STEP`.
+/// All rows have `at + n` elements, `at` is a multiple of the step and `n` at most one.
 #[inline(always)]
-unsafe fn step<S: Simd, W: Weight, const M: usize, const N: usize>(
+unsafe fn add_step<S: Simd, W: Weight, const M: usize, const N: usize>(
     s: S,
     sums: &mut [[S::V; N]; M],
     inputs: [&[W::Input]; M],
-    weights: [&[W]; N],
+    weights: [W::Row<'_>; N],
     at: usize,
     n: usize,
 ) {
     // SAFETY: as promised by the caller.
-    let mut operands = [unsafe { W::load_input(s, inputs[0].as_ptr().add(at), n) }; M];
+    let mut operands = [unsafe { W::Input::load_operand(s, inputs[0].as_ptr().add(at), n) }; M];
     for i in 1..M {
         // SAFETY: as promised by the caller.
-        operands[i] = unsafe { W::load_input(s, inputs[i].as_ptr().add(at), n) };
+        operands[i] = unsafe { W::Input::load_operand(s, inputs[i].as_ptr().add(at), n) };
     }
     for j in 0..N {
         // SAFETY: as promised by the caller.
-        let weight = unsafe { W::load_weight(s, weights[j].as_ptr().add(at), n) };
+        let weight = unsafe { W::load_weight(s, weights[j], at, n) };
         for i in 0..M {
-            sums[i][j] = W::dot(s, sums[i][j], operands[i], weight);
+            sums[i][j] = W::Input::dot(s, sums[i][j], operands[i], weight);
         }
     }
 }
-
-/// An op's instantiation for each type of weight.
-macro_rules! for_weight {
-    ($dtype:expr, $op:literal, $arg:literal, $W:ident => $call:expr) => {
-        match $dtype {
-            crate::DType::F32 => {
-                type $W = f32;
-                $call
-            }
-            crate::DType::F16 => {
-                type $W = half::f16;
-                $call
-            }
-            crate::DType::BF16 => {
-                type $W = half::bf16;
-                $call
-            }
-            found => {
-                Err(crate::KernelError::DType { op: $op, arg: $arg, found, expected: crate::DType::BF16 })
-            }
-        }
-    };
-}
-pub(crate) use for_weight;

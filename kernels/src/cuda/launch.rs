@@ -39,7 +39,7 @@ pub(crate) fn float_type(dtype: DType) -> i32 {
     match dtype {
         DType::F16 => 1,
         DType::BF16 => 2,
-        DType::F32 | DType::U32 => 0,
+        DType::F32 | DType::U32 | DType::U8 => 0,
     }
 }
 

@@ -76,6 +76,20 @@ pub(crate) const KERNEL_FILES: &[KernelFile] = &[
         ],
     },
     KernelFile {
+        name: "linear_packed.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &[
+            "linear_t8_mxfp4",
+            "linear_t32_mxfp4",
+            "linear_t128_mxfp4",
+            "linear_t128_all_parts_mxfp4",
+            "linear_t8_fp8",
+            "linear_t32_fp8",
+            "linear_t128_fp8",
+            "linear_t128_all_parts_fp8",
+        ],
+    },
+    KernelFile {
         name: "linear_simt.cu",
         runs_on: RunsOn::From(80),
         kernels: &[
@@ -174,6 +188,24 @@ pub(crate) const KERNEL_FILES: &[KernelFile] = &[
             "moe_gate_up_simt_f32",
             "moe_down_simt_f32",
             "moe_combine",
+        ],
+    },
+    KernelFile {
+        name: "moe_packed.cu",
+        runs_on: RunsOn::From(80),
+        kernels: &[
+            "moe_gate_up_t8_mxfp4",
+            "moe_down_t8_mxfp4",
+            "moe_gate_up_t32_mxfp4",
+            "moe_down_t32_mxfp4",
+            "moe_gate_up_t128_mxfp4",
+            "moe_down_t128_mxfp4",
+            "moe_gate_up_t8_fp8",
+            "moe_down_t8_fp8",
+            "moe_gate_up_t32_fp8",
+            "moe_down_t32_fp8",
+            "moe_gate_up_t128_fp8",
+            "moe_down_t128_fp8",
         ],
     },
     KernelFile {

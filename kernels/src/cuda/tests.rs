@@ -117,14 +117,14 @@ fn layers_become_one_weight_and_one_bias() {
     let Some(device) = cuda() else { return };
     let part = |n: usize, first: f32, bias: Option<Tensor>| {
         let values: Vec<f32> = (0..n * 2).map(|i| first + i as f32).collect();
-        LinearPart { weight: Tensor::from_slice([n, 2], &values).unwrap(), bias }
+        LinearPart { weight: Tensor::from_slice([n, 2], &values).unwrap().into(), bias }
     };
     let bias = Tensor::from_slice([1], &[half::bf16::from_f32(7.0)]).unwrap();
     let layer = Linear::new(vec![part(2, 0.0, None), part(1, 4.0, Some(bias))]).unwrap();
     let layer = layer.to_device(&device).unwrap();
     let [LinearPart { weight, bias: Some(bias) }] = layer.parts() else { panic!("{:?}", layer.parts()) };
     assert_eq!((weight.shape().dims(), bias.shape().dims()), (&[3, 2][..], &[3][..]));
-    assert_eq!(weight.to_vec::<f32>(&device).unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    assert_eq!(weight.values().to_vec::<f32>(&device).unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
     assert_eq!(bias.to_vec::<f32>(&device).unwrap(), [0.0, 0.0, 7.0]);
     assert!(layer.to_device(&device).is_err(), "it lies there already");
 }
@@ -137,7 +137,7 @@ fn experts_are_stacked() {
             let values: Vec<f32> = (0..n * k).map(|i| (first + part * n * k + i) as f32).collect();
             let bias = vec![(first + part) as f32; n];
             LinearPart {
-                weight: Tensor::from_slice([n, k], &values).unwrap(),
+                weight: Tensor::from_slice([n, k], &values).unwrap().into(),
                 bias: Some(Tensor::from_slice([n], &bias).unwrap()),
             }
         };
@@ -148,8 +148,8 @@ fn experts_are_stacked() {
     let StackedExperts { gate_up, down, gate_up_bias, down_bias } = experts.stacked().unwrap();
     let numbers = |n: usize| (0..n).map(|i| i as f32).collect::<Vec<f32>>();
     assert_eq!((gate_up.shape(), down.shape()), ([4, 6, 2].into(), [4, 2, 3].into()));
-    assert_eq!(gate_up.to_vec::<f32>(&device).unwrap(), numbers(48));
-    assert_eq!(down.to_vec::<f32>(&device).unwrap(), numbers(24));
+    assert_eq!(gate_up.values().to_vec::<f32>(&device).unwrap(), numbers(48));
+    assert_eq!(down.values().to_vec::<f32>(&device).unwrap(), numbers(24));
     let biases = gate_up_bias.as_ref().unwrap().to_vec::<f32>(&device).unwrap();
     assert_eq!(biases[6..12], [12.0, 12.0, 12.0, 13.0, 13.0, 13.0]);
     let biases = down_bias.as_ref().unwrap().to_vec::<f32>(&device).unwrap();
@@ -198,6 +198,7 @@ fn the_products_run_on_a_hopper_too() {
         &[
             "ops::linear::",
             "ops::gated_linear::",
+            "ops::packed_tests::",
             "ops::paged_attention::tests::prefill",
             "tests::long_contexts",
             "limits::cuda::",

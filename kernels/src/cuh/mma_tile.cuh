@@ -90,6 +90,24 @@ struct RowCopies {
                   inside);
     }
   }
+
+  // For weights whose copies take a second step.
+  __device__ __forceinline__ void finish() const {}
+};
+
+// Weights [., K] of bf16: rows are copied as they are.
+struct Bf16Weight {
+  const bf16* values;
+  int K;
+
+  template <int ROWS, int THREADS>
+  struct Copies : RowCopies<ROWS, THREADS> {
+    template <class Pick>
+    __device__ __forceinline__ Copies(const Bf16Weight& weight, Pick pick)
+        : RowCopies<ROWS, THREADS>(weight.values, weight.K, pick) {}
+  };
+  // The same from row `row` on.
+  __device__ __forceinline__ Bf16Weight from_row(size_t row) const { return {values + row * K, K}; }
 };
 
 // sums += the products over one stage: `weight` [FEATURES, 64] and `input` [TOKENS, 64] in shared memory.
@@ -122,16 +140,19 @@ DEVICE void multiply_stage(typename Tile::Sums& sums, const bf16* weight, const 
 
 // The sums over stages first .. last of K, with STAGES - 1 stages on their way. After every `part` stages,
 // except at the end, `finish_part(sums)` takes the sums away; after the call `sums` are those since then.
-// `input` copies as RowCopies does.
-template <class Tile, class Input, class FinishPart>
-DEVICE void multiply(typename Tile::Sums& sums, bf16* shared,
-                     const RowCopies<Tile::FEATURES, Tile::THREADS>& weight, const Input& input, int first,
+// `weight` and `input` copy as RowCopies does; a weight's copy into a stage may be finished as late as at the
+// start of the next one, which with three stages or more is a stage before it is read.
+template <class Tile, class Weight, class Input, class FinishPart>
+DEVICE void multiply(typename Tile::Sums& sums, bf16* shared, Weight& weight, const Input& input, int first,
                      int last, int part, FinishPart finish_part) {
+  static_assert(Tile::STAGES >= 3, "copies of weights are finished a stage later");
   const auto stage_at = [&](int stage) { return shared + stage % Tile::STAGES * Tile::STAGE_ELEMENTS; };
   const auto start = [&](int stage) {
     if (stage < last) {
       weight.start(stage_at(stage), stage * STAGE_K);
       input.start(stage_at(stage) + Tile::FEATURES * STAGE_K, stage * STAGE_K);
+    } else {
+      weight.finish();
     }
     cp_async_commit();  // of nothing at the end, so that groups keep step with stages
   };

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     CpuDevice, DType, Device, Result, View, ViewMut,
-    cpu::{Float, Kernel, Parts, Product, Rows, Simd, Weight, convert, for_weight},
+    cpu::{Block, FloatWeight, Kernel, Parts, Product, Rows, Simd, convert, for_weight},
 };
 
 /// `out[t, h] = [w_uk[h] · q_nope, rotated q_rope]`: instead of keys made of each token's latent by `w_uk`ᵀ, queries that
@@ -57,7 +57,7 @@ pub fn absorb_queries(
 }
 
 /// One task per head and tile of rows.
-fn cpu_absorb<W: Weight<Input: Float>>(
+fn cpu_absorb<W: FloatWeight>(
     cpu: &CpuDevice,
     check: Check,
     out: ViewMut<'_>,
@@ -90,7 +90,7 @@ struct Sizes {
     rotated: usize,
 }
 
-struct Tile<'a, W: Weight> {
+struct Tile<'a, W: FloatWeight> {
     shape: Sizes,
     q: &'a [f32],
     /// `[L, N]`, of the head.
@@ -102,7 +102,7 @@ struct Tile<'a, W: Weight> {
     rows: Range<usize>,
 }
 
-impl<W: Weight<Input: Float>> Kernel for Tile<'_, W> {
+impl<W: FloatWeight> Kernel for Tile<'_, W> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Sizes { heads, latent, nope, rotated } = self.shape;
@@ -117,9 +117,8 @@ impl<W: Weight<Input: Float>> Kernel for Tile<'_, W> {
         for (row, input) in self.rows.clone().zip(input.chunks_exact_mut(nope)) {
             convert(s, input, query(row).0);
         }
-        let product = Product {
+        let block = Block {
             input: Rows { data: &input, width: nope, select: None },
-            weight: self.weight,
             bias: None,
             out: &Parts::new(&mut absorbed),
             out_width: latent,
@@ -127,6 +126,7 @@ impl<W: Weight<Input: Float>> Kernel for Tile<'_, W> {
             rows: 0..self.rows.len(),
             columns: 0..latent,
         };
+        let product = Product::<W> { weight: self.weight, block };
         product.run(s);
         for (row, absorbed) in self.rows.clone().zip(absorbed.chunks_exact(latent)) {
             let start = (row * heads + self.head) * (latent + rotated);

@@ -76,7 +76,7 @@ impl Check {
     pub(super) fn float(self, arg: &'static str, tensor: &impl Checked) -> Result<()> {
         match tensor.dtype() {
             DType::F32 | DType::F16 | DType::BF16 => Ok(()),
-            DType::U32 => self.dtype(arg, tensor, DType::F32),
+            DType::U32 | DType::U8 => self.dtype(arg, tensor, DType::F32),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     CpuDevice, Device, Result, View, ViewMut,
-    cpu::{Float, Kernel, Parts, Product, Rows, Simd, Weight, convert, for_weight},
+    cpu::{Block, FloatWeight, Kernel, Parts, Product, Rows, Simd, convert, for_weight},
 };
 
 /// `out[t, h] = w_uv[h] · x[t, h]`: what each head's sum of values would be, had they been made of the latents before.
@@ -40,12 +40,7 @@ pub fn expand_values(device: &Device, out: ViewMut<'_>, x: View<'_>, w_uv: View<
 }
 
 /// One task per head and tile of rows.
-fn cpu_expand<W: Weight<Input: Float>>(
-    cpu: &CpuDevice,
-    out: ViewMut<'_>,
-    x: View<'_>,
-    w_uv: View<'_>,
-) -> Result<()> {
+fn cpu_expand<W: FloatWeight>(cpu: &CpuDevice, out: ViewMut<'_>, x: View<'_>, w_uv: View<'_>) -> Result<()> {
     let [heads, head_dim, latent] = [0, 1, 2].map(|i| w_uv.shape().dims()[i]);
     let (rows, x, w_uv) = (x.shape().dims()[0], x.as_slice::<W::Input>()?, w_uv.as_slice::<W>()?);
     let out = Parts::new(out.into_mut_slice::<W::Input>()?);
@@ -59,7 +54,7 @@ fn cpu_expand<W: Weight<Input: Float>>(
     Ok(())
 }
 
-struct Tile<'a, W: Weight> {
+struct Tile<'a, W: FloatWeight> {
     heads: usize,
     head: usize,
     head_dim: usize,
@@ -72,7 +67,7 @@ struct Tile<'a, W: Weight> {
     rows: Range<usize>,
 }
 
-impl<W: Weight<Input: Float>> Kernel for Tile<'_, W> {
+impl<W: FloatWeight> Kernel for Tile<'_, W> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let mut values = [0.0; TILE * MAX_HEAD_DIM];
@@ -81,9 +76,8 @@ impl<W: Weight<Input: Float>> Kernel for Tile<'_, W> {
         for (select, row) in select.iter_mut().zip(self.rows.clone()) {
             *select = (row * self.heads + self.head) as u32;
         }
-        let product = Product {
+        let block = Block {
             input: Rows { data: self.x, width: self.latent, select: Some(&select) },
-            weight: self.weight,
             bias: None,
             out: &Parts::new(&mut values),
             out_width: self.head_dim,
@@ -91,6 +85,7 @@ impl<W: Weight<Input: Float>> Kernel for Tile<'_, W> {
             rows: 0..self.rows.len(),
             columns: 0..self.head_dim,
         };
+        let product = Product::<W> { weight: self.weight, block };
         product.run(s);
         for (row, values) in self.rows.zip(values.chunks_exact(self.head_dim)) {
             let start = (row * self.heads + self.head) * self.head_dim;

@@ -3,7 +3,7 @@
 mod to_device;
 
 use super::{check::Check, linear::Linear};
-use crate::{DType, Result, Tensor};
+use crate::{DType, Matrix, Result, Tensor};
 
 /// A gated feed-forward network.
 #[derive(Debug)]
@@ -14,14 +14,14 @@ pub struct Expert {
     pub down: Linear,
 }
 
-/// E experts of one shape and type. All have biases, or none has.
+/// E experts of one shape that compute in one type. All have biases, or none has.
 #[derive(Debug)]
 pub struct Experts {
     storage: Storage,
     count: usize,
     hidden: usize,
     intermediate: usize,
-    dtype: DType,
+    compute: DType,
     biased: bool,
 }
 
@@ -38,9 +38,9 @@ enum Storage {
 #[derive(Debug)]
 pub(crate) struct StackedExperts {
     /// `[E, 2I, H]`, gate rows, then up rows.
-    pub gate_up: Tensor,
+    pub gate_up: Matrix,
     /// `[E, H, I]`
-    pub down: Tensor,
+    pub down: Matrix,
     /// f32 `[E, 2I]`
     pub gate_up_bias: Option<Tensor>,
     /// f32 `[E, H]`
@@ -49,8 +49,8 @@ pub(crate) struct StackedExperts {
 
 impl StackedExperts {
     fn size_in_bytes(&self) -> usize {
-        let biases = self.gate_up_bias.iter().chain(&self.down_bias);
-        [&self.gate_up, &self.down].into_iter().chain(biases).map(Tensor::size_in_bytes).sum()
+        let biases: usize = self.gate_up_bias.iter().chain(&self.down_bias).map(Tensor::size_in_bytes).sum();
+        self.gate_up.size_in_bytes() + self.down.size_in_bytes() + biases
     }
 }
 
@@ -74,24 +74,25 @@ impl Experts {
         let check = Check("Experts::new");
         let first = experts.first().ok_or_else(|| check.error("no experts".into()))?;
         let (hidden, intermediate) = (first.down.out_features(), first.down.in_features());
-        let (dtype, biased) = (first.down.dtype(), first.down.parts().iter().any(|part| part.bias.is_some()));
+        let (compute, biased) =
+            (first.down.compute(), first.down.parts().iter().any(|part| part.bias.is_some()));
         for (i, Expert { gate_up, down }) in experts.iter().enumerate() {
             let is = |linear: &Linear, parts: usize, [n, k]: [usize; 2]| {
                 linear.parts().len() == parts
                     && linear.parts().iter().all(|part| part.out_features() == n)
                     && linear.in_features() == k
-                    && linear.dtype() == dtype
+                    && linear.compute() == compute
             };
             let fits = is(gate_up, 2, [intermediate, hidden]) && is(down, 1, [hidden, intermediate]);
             check.that(fits, || {
-                format!("expert {i} is not a {dtype} network of {hidden} to {intermediate}")
+                format!("expert {i} is not a network of {hidden} to {intermediate} in {compute}")
             })?;
             check.that(experts[i].biases().all(|bias| bias == biased), || {
                 format!("expert {i} differs from expert 0 in its biases")
             })?;
         }
         let count = experts.len();
-        Ok(Experts { storage: Storage::Each(experts), count, hidden, intermediate, dtype, biased })
+        Ok(Experts { storage: Storage::Each(experts), count, hidden, intermediate, compute, biased })
     }
 
     /// E, their number.
@@ -125,9 +126,9 @@ impl Experts {
         self.intermediate
     }
 
-    /// Element type of the weights.
-    pub fn dtype(&self) -> DType {
-        self.dtype
+    /// The type of inputs.
+    pub fn compute(&self) -> DType {
+        self.compute
     }
 
     /// All have biases.
@@ -151,7 +152,7 @@ mod tests {
 
     fn linear(parts: usize, n: usize, k: usize, biased: bool) -> Linear {
         let part = |_| LinearPart {
-            weight: Tensor::zeros([n, k], DType::F32).unwrap(),
+            weight: Tensor::zeros([n, k], DType::F32).unwrap().into(),
             bias: biased.then(|| Tensor::zeros([n], DType::F32).unwrap()),
         };
         Linear::new((0..parts).map(part).collect()).unwrap()
@@ -163,7 +164,7 @@ mod tests {
         let message = |second| Experts::new(vec![good(), second]).unwrap_err().to_string();
         assert_eq!(Experts::new(vec![good(), good()]).unwrap().intermediate_size(), 3);
         assert_eq!(Experts::new(vec![]).unwrap_err().to_string(), "Experts::new: no experts");
-        let misfit = "Experts::new: expert 1 is not a float32 network of 8 to 3";
+        let misfit = "Experts::new: expert 1 is not a network of 8 to 3 in float32";
         for (parts, n, down) in [(1, 6, 3), (2, 4, 3), (2, 3, 4)] {
             let second = Expert { gate_up: linear(parts, n, 8, false), down: linear(1, 8, down, false) };
             assert_eq!(message(second), misfit);

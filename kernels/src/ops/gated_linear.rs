@@ -26,9 +26,9 @@ pub fn gated_linear(
 ) -> Result<()> {
     let check = Check("gated_linear");
     let [rows, width] = check.dims("out", &out)?;
-    check.dtype("out", &out, gate_up_proj.dtype().compute())?;
+    check.dtype("out", &out, gate_up_proj.compute())?;
     check.is("gate_up", &gate_up, [rows, gate_up_proj.out_features()], DType::F32)?;
-    check.is("x", &x, [rows, gate_up_proj.in_features()], gate_up_proj.dtype().compute())?;
+    check.is("x", &x, [rows, gate_up_proj.in_features()], gate_up_proj.compute())?;
     check.that(gate_up_proj.out_features() == 2 * width, || {
         format!(
             "a weight of {} rows for {width} outputs, expected twice as many",
@@ -63,7 +63,7 @@ mod tests {
         let biases: Vec<W> = rounded(&random.floats(width, 1.0));
         let x: Vec<X> = rounded(&random.floats(rows * k, 1.0));
         let part = |weight, bias: Option<&[W]>| LinearPart {
-            weight: Tensor::from_slice([width, k], weight).unwrap(),
+            weight: Tensor::from_slice([width, k], weight).unwrap().into(),
             bias: bias.map(|bias| Tensor::from_slice([width], bias).unwrap()),
         };
         for device in every_device() {
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn misfits_are_named() {
         let tensor = |shape: [usize; 2]| Tensor::zeros(shape, DType::F32).unwrap();
-        let layer = Linear::new(vec![LinearPart { weight: tensor([6, 8]), bias: None }]).unwrap();
+        let layer = Linear::new(vec![LinearPart { weight: tensor([6, 8]).into(), bias: None }]).unwrap();
         let (mut out, mut gate_up, x) = (tensor([1, 4]), tensor([1, 6]), tensor([1, 8]));
         let (out, gate_up) = (out.view_mut().unwrap(), gate_up.view_mut().unwrap());
         let glu = Glu::Plain(Activation::Silu);

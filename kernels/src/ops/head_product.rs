@@ -69,7 +69,7 @@ impl HeadProduct {
             }
             DType::BF16 => bf16,
             DType::F16 => f16,
-            DType::F32 | DType::U32 => f32,
+            DType::F32 | DType::U32 | DType::U8 => f32,
         };
         Variant { kernel, features: 32, tokens: 16, threads: 128, stages: 0 }
     }

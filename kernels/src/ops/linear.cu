@@ -8,35 +8,7 @@
 // K is a multiple of 8. It is cut into parts of `part` stages of 64, a constant of the weight's shape. An
 // output is the sum of its parts in ascending order, whether thread blocks compute one part each (gridDim.y
 // parts) or one computes all.
-#include "../cuh/linear_tile.cuh"
-
-// One tile of the output.
-template <class Tile, bool ALL_PARTS, class Outputs>
-DEVICE void linear_tile(const Outputs& outputs, const bf16* x, const bf16* weight, float* partials,
-                        uint32_t* arrivals, int T, int K, int part) {
-  DYN_SMEM(bf16, shared);
-  const Place place = place_of(blockIdx.x, Tile::FEATURES, Tile::TOKENS, outputs.features(), T);
-  const RowCopies<Tile::FEATURES, Tile::THREADS> weight_rows(
-      weight, K, [&](int row) { return outputs.weight_row(place.feature + row); });
-  const RowCopies<Tile::TOKENS, Tile::THREADS> input_rows(
-      x, K, [&](int row) { return place.token + row < T ? place.token + row : -1; });
-  const int stages = (K + STAGE_K - 1) / STAGE_K;
-
-  typename Tile::Sums sums;
-  if constexpr (ALL_PARTS) {
-    typename Tile::Sums total;
-    clear(total);
-    multiply<Tile>(sums, shared, weight_rows, input_rows, 0, stages, part,
-                   [&](auto& sums) { add(total, sums); });
-    add(sums, total);
-  } else {
-    const int first = blockIdx.y * part;
-    multiply<Tile>(sums, shared, weight_rows, input_rows, first, min(first + part, stages), part,
-                   [](auto&) {});
-    if (!add_parts<Tile::THREADS>(sums, partials, arrivals, blockIdx.x, blockIdx.y, gridDim.y)) return;
-  }
-  store_tile<Tile>(outputs, sums, place, T);
-}
+#include "../cuh/linear_mma.cuh"
 
 // The kernels linear_<variant>_bf16 and gated_linear_<variant>_bf16; after BLOCKS, the thread blocks that a
 // multiprocessor is to hold, what makes the MmaTile.
@@ -45,7 +17,7 @@ DEVICE void linear_tile(const Outputs& outputs, const bf16* x, const bf16* weigh
       linear_##variant##_bf16(float* out, const bf16* x, const bf16* weight, const float* bias,         \
                               float* partials, uint32_t* arrivals, int T, int N, int K, int part) {     \
     const Plain outputs = {out, bias, N};                                                               \
-    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, weight, partials, arrivals, T, K, part);   \
+    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, Bf16Weight{weight, K}, partials, arrivals, T, part); \
   }                                                                                                     \
   KERNEL_EXPORT(linear_##variant##_bf16)                                                                \
   extern "C" __global__ void __launch_bounds__(MmaTile<__VA_ARGS__>::THREADS, BLOCKS)                   \
@@ -53,7 +25,7 @@ DEVICE void linear_tile(const Outputs& outputs, const bf16* x, const bf16* weigh
                                     float* partials, uint32_t* arrivals, int T, int I, int K, int part, \
                                     int kind, int act, float alpha, float limit) {                      \
     const Gated outputs = {out, bias, I, {kind, act, alpha, limit}};                                    \
-    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, weight, partials, arrivals, T, K, part);   \
+    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, Bf16Weight{weight, K}, partials, arrivals, T, part); \
   }                                                                                                     \
   KERNEL_EXPORT(gated_linear_##variant##_bf16)
 

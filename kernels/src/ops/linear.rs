@@ -6,17 +6,20 @@ mod to_device;
 
 use std::ops::Range;
 
-use super::check::Check;
+use super::{
+    check::Check,
+    multiply::{Multiply, for_compute},
+};
 use crate::{
-    CpuDevice, DType, Device, Result, Tensor, View, ViewMut,
-    cpu::{Floats, Parts, Product, Rows, Weight, for_weight},
+    CpuDevice, DType, Device, Format, Matrix, Result, Tensor, View, ViewMut,
+    cpu::{Block, Floats, Input, Parts, Rows},
 };
 
 /// One weight of a [`Linear`].
 #[derive(Debug)]
 pub struct LinearPart {
     /// `[N, K]`: one row per output.
-    pub weight: Tensor,
+    pub weight: Matrix,
     /// `[N]`
     pub bias: Option<Tensor>,
 }
@@ -27,7 +30,7 @@ pub struct Linear {
     parts: Vec<LinearPart>,
     in_features: usize,
     out_features: usize,
-    dtype: DType,
+    compute: DType,
 }
 
 impl LinearPart {
@@ -46,24 +49,36 @@ impl Linear {
     /// A layer of the given parts.
     ///
     /// # Errors
-    /// When there is no part, or they differ in K or in type, or a bias does not fit its weight.
+    /// When there is no part, or they differ in K or in the type that they compute in, or a bias does not fit its weight.
     pub fn new(parts: Vec<LinearPart>) -> Result<Linear> {
         let check = Check("Linear::new");
         let first = parts.first().ok_or_else(|| check.error("no weight".into()))?;
-        let dtype = first.weight.dtype();
-        let [_, in_features] = check.dims("weight", &first.weight.view())?;
+        let compute = first.weight.compute();
+        let in_features = first.weight.columns();
         let mut out_features = 0usize;
         for LinearPart { weight, bias } in &parts {
-            let [rows, _] = check.dims("weight", &weight.view())?;
-            check.is("weight", &weight.view(), [rows, in_features], dtype)?;
-            check.float("weight", &weight.view())?;
+            let rows = match *weight.shape().dims() {
+                [rows, columns] if columns == in_features => rows,
+                _ => {
+                    let found = weight.shape();
+                    return Err(
+                        check.error(format!("`weight` has shape {found}, expected [_, {in_features}]"))
+                    );
+                }
+            };
+            check.that(!matches!(weight.format(), Format::Float(DType::U32 | DType::U8)), || {
+                format!("`weight` is {}, expected floats", weight.format())
+            })?;
+            check.that(weight.compute() == compute, || {
+                format!("a weight of {} among those that compute in {compute}", weight.format())
+            })?;
             if let Some(bias) = bias {
                 check.shape("bias", &bias.view(), [rows])?;
                 check.float("bias", &bias.view())?;
             }
             out_features += rows;
         }
-        Ok(Linear { parts, in_features, out_features, dtype })
+        Ok(Linear { parts, in_features, out_features, compute })
     }
 
     /// The weights, in the order of their outputs.
@@ -81,9 +96,9 @@ impl Linear {
         self.out_features
     }
 
-    /// Element type of the weights.
-    pub fn dtype(&self) -> DType {
-        self.dtype
+    /// The type of the inputs.
+    pub fn compute(&self) -> DType {
+        self.compute
     }
 
     /// Size of weights and biases.
@@ -108,23 +123,23 @@ impl Linear {
 pub fn linear(device: &Device, out: ViewMut<'_>, x: View<'_>, linear: &Linear) -> Result<()> {
     let check = Check("linear");
     let [rows, _] = check.dims("x", &x)?;
-    check.is("x", &x, [rows, linear.in_features], linear.dtype.compute())?;
+    check.is("x", &x, [rows, linear.in_features], linear.compute)?;
     check.is("out", &out, [rows, linear.out_features], DType::F32)?;
     match device {
         Device::Cpu(cpu) => {
-            let on_gpu = linear.parts.iter().any(|part| part.weight.view().cuda_ptr().is_some());
-            check.that(!on_gpu, || "the weights lie in device memory".into())?;
-            for_weight!(linear.dtype, "linear", "weight", W => multiply::<W>(cpu, out, x, linear))
+            let on_gpu = |part: &LinearPart| part.weight.values().view().cuda_ptr().is_some();
+            check.that(!linear.parts.iter().any(on_gpu), || "the weights lie in device memory".into())?;
+            for_compute!(linear.compute, X => multiply::<X>(cpu, out, x, linear))
         }
         Device::Cuda(gpu) => cuda::linear(gpu, out, x, linear),
     }
 }
 
-fn multiply<W: Weight>(cpu: &CpuDevice, out: ViewMut<'_>, x: View<'_>, linear: &Linear) -> Result<()> {
+fn multiply<X: Multiply>(cpu: &CpuDevice, out: ViewMut<'_>, x: View<'_>, linear: &Linear) -> Result<()> {
     let rows = x.shape().dims()[0];
-    let input = Rows { data: x.as_slice::<W::Input>()?, width: linear.in_features, select: None };
+    let input = Rows { data: x.as_slice::<X>()?, width: linear.in_features, select: None };
     let out = Parts::new(out.into_mut_slice()?);
-    let blocks = Blocks::new::<W>(rows, linear, cpu.threads());
+    let blocks = Blocks::new::<X>(rows, linear, cpu.threads());
     let tasks = linear.parts.iter().map(|part| blocks.count(part.out_features())).sum();
     cpu.pool.run(tasks, |task| {
         let (mut task, mut out_column) = (task, 0);
@@ -132,10 +147,9 @@ fn multiply<W: Weight>(cpu: &CpuDevice, out: ViewMut<'_>, x: View<'_>, linear: &
             let count = blocks.count(part.out_features());
             if task < count {
                 let (rows, columns) = blocks.get(task, part.out_features());
-                let weight = part.weight.view().elements::<W>();
                 let (bias, out_width) = (part.bias(), linear.out_features);
-                cpu.isa.run(Product { input, weight, bias, out: &out, out_width, out_column, rows, columns });
-                return;
+                let block = Block { input, bias, out: &out, out_width, out_column, rows, columns };
+                return X::multiply(cpu.isa, &part.weight, block);
             }
             task -= count;
             out_column += part.out_features();
@@ -154,8 +168,8 @@ pub(super) struct Blocks {
 
 impl Blocks {
     /// Blocks of rows and columns of a linear with `rows` input rows.
-    fn new<W: Weight>(rows: usize, linear: &Linear, threads: usize) -> Blocks {
-        let block_rows = Product::<W>::block_rows(linear.in_features);
+    fn new<X: Input>(rows: usize, linear: &Linear, threads: usize) -> Blocks {
+        let block_rows = Block::<X>::rows_in_cache(linear.in_features);
         let columns = linear.out_features * rows.div_ceil(block_rows);
         Blocks { rows, block_rows, ..Blocks::of_columns(columns, threads) }
     }
@@ -191,7 +205,7 @@ mod tests {
     use half::{bf16, f16};
 
     use super::*;
-    use crate::{Element, ops::testing::*};
+    use crate::{Element, cpu::Weight, ops::testing::*};
 
     /// Two parts, the second with a bias, and the values that they hold.
     fn two_parts<T: Rounded>(k: usize, n: [usize; 2], values: &[f32]) -> Linear {
@@ -199,9 +213,9 @@ mod tests {
         let (first, second) = all.split_at(n[0] * k);
         let bias: Vec<T> = second[..n[1]].to_vec();
         Linear::new(vec![
-            LinearPart { weight: Tensor::from_slice([n[0], k], first).unwrap(), bias: None },
+            LinearPart { weight: Tensor::from_slice([n[0], k], first).unwrap().into(), bias: None },
             LinearPart {
-                weight: Tensor::from_slice([n[1], k], second).unwrap(),
+                weight: Tensor::from_slice([n[1], k], second).unwrap().into(),
                 bias: Some(Tensor::from_slice([n[1]], &bias).unwrap()),
             },
         ])
@@ -266,16 +280,17 @@ mod tests {
 
     #[test]
     fn misfits_are_named() {
-        let weight = |n, k, dtype| LinearPart { weight: Tensor::zeros([n, k], dtype).unwrap(), bias: None };
+        let weight =
+            |n, k, dtype| LinearPart { weight: Tensor::zeros([n, k], dtype).unwrap().into(), bias: None };
         let message = |parts| Linear::new(parts).unwrap_err().to_string();
         assert_eq!(message(vec![]), "Linear::new: no weight");
         assert_eq!(
             message(vec![weight(2, 8, DType::F32), weight(2, 9, DType::F32)]),
-            "Linear::new: `weight` has shape [2, 9], expected [2, 8]"
+            "Linear::new: `weight` has shape [2, 9], expected [_, 8]"
         );
         assert_eq!(
             message(vec![weight(2, 8, DType::F32), weight(2, 8, DType::BF16)]),
-            "Linear::new: `weight` is bfloat16, expected float32"
+            "Linear::new: a weight of bfloat16 among those that compute in float32"
         );
         let layer = Linear::new(vec![weight(2, 8, DType::BF16)]).unwrap();
         let x = Tensor::zeros([1, 8], DType::F32).unwrap();

@@ -46,7 +46,7 @@ pub fn moe(
     let check = Check("moe");
     let [rows, chosen] = check.dims("ids", &ids)?;
     check.dtype("ids", &ids, DType::U32)?;
-    check.is("x", &x, [rows, experts.hidden_size()], experts.dtype().compute())?;
+    check.is("x", &x, [rows, experts.hidden_size()], experts.compute())?;
     check.is("weights", &weights, [rows, chosen], DType::F32)?;
     check.is("out", &out, [rows, experts.hidden_size()], DType::F32)?;
     check.that(weigh == WeighExperts::Output || !experts.biased(), || {

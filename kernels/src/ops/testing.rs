@@ -80,6 +80,7 @@ pub(super) fn empty(device: &Device, shape: impl Into<Shape>, dtype: DType) -> T
         DType::F16 => upload(device, shape, &vec![f16::NAN; n]),
         DType::BF16 => upload(device, shape, &vec![bf16::NAN; n]),
         DType::U32 => upload(device, shape, &vec![u32::MAX; n]),
+        DType::U8 => upload(device, shape, &vec![u8::MAX; n]),
     }
 }
 

@@ -52,7 +52,7 @@ impl Checkpoint {
         }
         let mut entries = tensors.values().flat_map(|stored| &stored.places);
         let has_bf16 = entries.any(|(_, entry)| entry.dtype == Dtype::BF16);
-        let unpacked = if has_bf16 { DType::BF16 } else { DType::F32 };
-        Ok(Checkpoint { file, index: BTreeMap::new(), shards, tensors, unpacked, pass: Pass::Load })
+        let compute = if has_bf16 { DType::BF16 } else { DType::F32 };
+        Ok(Checkpoint { file, index: BTreeMap::new(), shards, tensors, compute, pass: Pass::Load })
     }
 }

@@ -1,7 +1,7 @@
 //! What the families read alike: sizes, heads, norms, context length.
 
 use mosu_kernels::{
-    DType,
+    DType, Format,
     ops::{AttentionMask, NormKind},
 };
 
@@ -30,6 +30,7 @@ pub(super) struct Base {
     pub norm: NormSpec,
     pub head: HeadSpec,
     dtype: Option<DType>,
+    packed: Option<Format>,
 }
 
 impl Base {
@@ -44,7 +45,7 @@ impl Base {
 
     /// Reads everything but the rotation: there is none, or layers differ in it.
     pub fn without_rope(config: &ConfigJson, defaults: &Defaults) -> Result<Base, LoadError> {
-        check_quantization(config)?;
+        let packed = packed(config)?;
         let keys = &defaults.keys;
         let hidden_size = config.count(config.first_of(keys.hidden_size), MAX_WIDTH)?;
         let eps = config.optional_number(config.first_of(keys.norm_eps))?.unwrap_or(defaults.norm_eps);
@@ -63,6 +64,7 @@ impl Base {
                 softcap: None,
             },
             dtype: dtype(config)?,
+            packed,
         })
     }
 
@@ -86,6 +88,7 @@ impl Base {
             layers,
             head: self.head,
             dtype: self.dtype,
+            packed: self.packed,
         }
     }
 
@@ -172,14 +175,14 @@ pub(super) fn check_groups(
     Err(config.error(key, message))
 }
 
-/// Of quantised checkpoints, MXFP4 experts and FP8 matrices with a scale per 128 x 128 block are unpacked at load.
-fn check_quantization(config: &ConfigJson) -> Result<(), LoadError> {
+/// The format of a quantised checkpoint: MXFP4 experts, or FP8 matrices with a scale per 128 x 128 block.
+fn packed(config: &ConfigJson) -> Result<Option<Format>, LoadError> {
     let remedy = "is not supported; use the f32, f16 or bf16 checkpoint";
     config.refuse("compression_config", &format!("a quantised checkpoint {remedy}"))?;
-    let Some(section) = config.section("quantization_config")? else { return Ok(()) };
+    let Some(section) = config.section("quantization_config")? else { return Ok(None) };
     match section.optional_text("quant_method")? {
-        Some("mxfp4") => Ok(()),
-        Some("fp8") if section.indices("weight_block_size")? == [128, 128] => Ok(()),
+        Some("mxfp4") => Ok(Some(Format::Mxfp4)),
+        Some("fp8") if section.indices("weight_block_size")? == [128, 128] => Ok(Some(Format::Fp8)),
         Some("fp8") => Err(section.error("weight_block_size", "only [128, 128] is supported")),
         Some(method) => Err(config.error("quantization_config", format!("method `{method}` {remedy}"))),
         None => Err(config.error("quantization_config", format!("a method without a name {remedy}"))),

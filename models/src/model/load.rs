@@ -98,7 +98,7 @@ impl Planned {
         let counted = Allocator::planning(device);
         let (mut planned, ignored_tensors) = weights::plan(&mut *weights, spec, &names, &counted)?;
         planner.weights = counted.bytes();
-        planner.compute = planned.dtype().compute();
+        planner.compute = planned.compute();
         planner.linear_scratch = planned.scratch_bytes(device, max_rows)?;
         planner.check_weights()?;
         let plan = planner.plan()?;
@@ -119,7 +119,7 @@ impl Planned {
         }
         let (to, Family { architecture, spec, .. }) = (Allocator::new(device), self.family);
         self.weights.begin(Pass::Load);
-        let weights = weights::load(&mut *self.weights, &spec, &self.names, &to, progress)?;
+        let mut weights = weights::load(&mut *self.weights, &spec, &self.names, &to, progress)?;
         let table_entries = table_entries(options, plan.max_model_len);
         let inputs = InputBuffer::new(&to, max_rows, table_entries)?;
         let limits = BatchLimits {
@@ -130,7 +130,7 @@ impl Planned {
             num_blocks: plan.num_kv_blocks,
         };
         let name = (source.name(), architecture);
-        let mut info = ModelInfo::new(name, &spec, weights.dtype(), options, plan, self.ends);
+        let mut info = ModelInfo::new(name, &spec, &mut weights, options, plan, self.ends);
         info.ignored_tensors = self.ignored_tensors;
         let recorded = RecordedSteps::new(max_rows, table_entries, plan.num_kv_blocks as u32);
         let sampler = Sampler::new(&to, spec.vocab_size, max_rows, options.max_sequences)?;

@@ -4,7 +4,7 @@ mod feed_forward;
 mod mixer;
 
 use mosu_kernels::{
-    Allocator, DType, Shape, Tensor,
+    Allocator, DType, Format, Matrix, Shape, Tensor,
     ops::{Linear, LinearPart, NormKind},
 };
 
@@ -75,15 +75,15 @@ impl<'a> Claims<'a> {
         Ok(DecoderWeights { embedding, positions, embedding_norm, layers, final_norm, untied_head })
     }
 
-    fn count(&mut self, tensor: &Tensor, tensors: usize) {
+    fn count(&mut self, bytes: usize, tensors: usize) {
         self.done.tensors_done += tensors;
-        self.done.bytes_done += tensor.size_in_bytes() as u64;
+        self.done.bytes_done += bytes as u64;
         (self.progress)(self.done);
     }
 
     fn tensor(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
         let tensor = self.source.claim(&format!("{}{name}", self.prefix), shape)?;
-        self.count(&tensor, 1);
+        self.count(tensor.size_in_bytes(), 1);
         Ok(tensor)
     }
 
@@ -96,24 +96,49 @@ impl<'a> Claims<'a> {
         let name = format!("{}{name}", self.prefix);
         let tensors = self.source.claim_stack(&name, count, piece)?;
         for (index, tensor) in tensors.iter().enumerate() {
-            self.count(tensor, usize::from(index == 0));
+            self.count(tensor.size_in_bytes(), usize::from(index == 0));
         }
         Ok(tensors)
     }
 
-    /// The pieces `shape` of a tensor `[count, shape..]`, which meet activations.
+    /// The weight `[out, in]` of a module, which meets activations, in whatever format it is stored.
+    fn matrix(&mut self, module: &str, shape: [usize; 2]) -> Result<Matrix, LoadError> {
+        let matrix = self.source.claim_matrix(&format!("{}{module}", self.prefix), shape)?;
+        self.count(matrix.size_in_bytes(), 1 + usize::from(matrix.scales().is_some()));
+        self.check_compute(&format!("{module}.weight"), matrix.format())?;
+        Ok(matrix)
+    }
+
+    /// Weights `[out, in]` that are stored together and packed; `None` where they are floats.
+    fn packed(
+        &mut self,
+        name: &str,
+        count: usize,
+        shape: [usize; 2],
+    ) -> Result<Option<Vec<Matrix>>, LoadError> {
+        let Some(matrices) = self.source.claim_packed(&format!("{}{name}", self.prefix), count, shape)?
+        else {
+            return Ok(None);
+        };
+        for (index, matrix) in matrices.iter().enumerate() {
+            self.count(matrix.size_in_bytes(), if index == 0 { 2 } else { 0 });
+        }
+        matrices.iter().try_for_each(|matrix| self.check_compute(name, matrix.format()))?;
+        Ok(Some(matrices))
+    }
+
+    /// The pieces `shape` of a tensor of floats `[count, shape..]`, which meet activations.
     fn matrices(&mut self, name: &str, count: usize, shape: [usize; 2]) -> Result<Vec<Tensor>, LoadError> {
         let tensors = self.stack(name, count, Shape::new(shape))?;
-        tensors.iter().try_for_each(|tensor| self.check_compute(name, tensor))?;
+        tensors.iter().try_for_each(|tensor| self.check_compute(name, Format::Float(tensor.dtype())))?;
         Ok(tensors)
     }
 
-    fn check_compute(&mut self, name: &str, tensor: &Tensor) -> Result<(), LoadError> {
-        let compute = *self.compute.get_or_insert(tensor.dtype().compute());
-        if tensor.dtype().compute() == compute {
+    fn check_compute(&mut self, name: &str, found: Format) -> Result<(), LoadError> {
+        let compute = *self.compute.get_or_insert(found.traits().compute);
+        if found.traits().compute == compute {
             return Ok(());
         }
-        let found = tensor.dtype();
         let message = format!("is {found}, but the matrices before it compute in {compute}; convert it");
         Err(LoadError::checkpoint(self.source.file(), Some(name), message))
     }
@@ -147,24 +172,36 @@ impl<'a> Claims<'a> {
         role: Role,
         order: Option<&[usize]>,
     ) -> Result<LinearPart, LoadError> {
-        let name = format!("{module}.weight");
         let transposed = self.names.transposed;
-        let stored = if transposed { layout::swapped(shape) } else { Shape::new(shape) };
-        let mut weight = self.tensor(&name, stored)?;
-        if role == Role::Matrix {
-            self.check_compute(&name, &weight)?;
-        }
-        let mut bias = self.tensor_if(bias, &format!("{module}.bias"), shape[0])?;
-        if transposed {
+        let weight = if transposed {
+            let weight = self.floats(module, layout::swapped(shape), role)?;
             let plain: Vec<usize> = (0..shape[0]).collect();
-            weight = layout::transposed(&weight, order.unwrap_or(&plain))?;
-        } else if let Some(order) = order {
-            weight = layout::reordered(&weight, order)?;
-        }
+            layout::transposed(&weight, order.unwrap_or(&plain))?.into()
+        } else {
+            let weight = match role {
+                Role::Matrix => self.matrix(module, shape)?,
+                Role::Router => self.floats(module, Shape::new(shape), role)?.into(),
+            };
+            match order {
+                Some(order) => layout::reordered_matrix(&weight, order)?,
+                None => weight,
+            }
+        };
+        let mut bias = self.tensor_if(bias, &format!("{module}.bias"), shape[0])?;
         if let (Some(stored), Some(order)) = (&bias, order) {
             bias = Some(layout::reordered(stored, order)?);
         }
         Ok(LinearPart { weight, bias })
+    }
+
+    /// The weight of a module that is never packed, in the shape that it is stored in.
+    fn floats(&mut self, module: &str, stored: Shape, role: Role) -> Result<Tensor, LoadError> {
+        let name = format!("{module}.weight");
+        let weight = self.tensor(&name, stored)?;
+        if role == Role::Matrix {
+            self.check_compute(&name, Format::Float(weight.dtype()))?;
+        }
+        Ok(weight)
     }
 
     fn linear(&mut self, module: &str, shape: [usize; 2], bias: bool) -> Result<Linear, LoadError> {
@@ -173,9 +210,7 @@ impl<'a> Claims<'a> {
 
     /// A linear that is stored `[out, in]` by every family: the tables.
     fn stored_linear(&mut self, module: &str, shape: [usize; 2], bias: bool) -> Result<Linear, LoadError> {
-        let name = format!("{module}.weight");
-        let weight = self.tensor(&name, Shape::new(shape))?;
-        self.check_compute(&name, &weight)?;
+        let weight = self.floats(module, Shape::new(shape), Role::Matrix)?.into();
         let bias = self.tensor_if(bias, &format!("{module}.bias"), shape[0])?;
         Ok(Linear::new(vec![LinearPart { weight, bias }])?)
     }

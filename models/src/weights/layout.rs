@@ -1,7 +1,7 @@
 //! Copies of tensors whose file layout is not the one that the ops read.
 
 use half::{bf16, f16};
-use mosu_kernels::{DType, Element, KernelError, Shape, Tensor, convert};
+use mosu_kernels::{DType, Element, Format, KernelError, Matrix, Shape, Tensor, convert};
 use rayon::prelude::*;
 
 /// A tensor's bytes, to read.
@@ -11,6 +11,7 @@ pub(crate) fn bytes(tensor: &Tensor) -> Result<&[u8], KernelError> {
         DType::F16 => bytemuck::cast_slice(tensor.as_slice::<f16>()?),
         DType::BF16 => bytemuck::cast_slice(tensor.as_slice::<bf16>()?),
         DType::U32 => bytemuck::cast_slice(tensor.as_slice::<u32>()?),
+        DType::U8 => tensor.as_slice()?,
     })
 }
 
@@ -21,6 +22,7 @@ pub(crate) fn bytes_mut(tensor: &mut Tensor) -> Result<&mut [u8], KernelError> {
         DType::F16 => bytemuck::cast_slice_mut(tensor.as_mut_slice::<f16>()?),
         DType::BF16 => bytemuck::cast_slice_mut(tensor.as_mut_slice::<bf16>()?),
         DType::U32 => bytemuck::cast_slice_mut(tensor.as_mut_slice::<u32>()?),
+        DType::U8 => tensor.as_mut_slice()?,
     })
 }
 
@@ -54,6 +56,17 @@ pub(super) fn reordered(tensor: &Tensor, order: &[usize]) -> Result<Tensor, Kern
     })
 }
 
+/// Rows of a matrix: row r of the result is row `order[r]`. Where rows share scales it becomes floats.
+pub(super) fn reordered_matrix(matrix: &Matrix, order: &[usize]) -> Result<Matrix, KernelError> {
+    match (matrix.format(), matrix.scales()) {
+        (Format::Mxfp4, Some(scales)) => {
+            Matrix::mxfp4(reordered(matrix.values(), order)?, reordered(scales, order)?)
+        }
+        (Format::Fp8, _) => Ok(reordered(&matrix.decoded(matrix.compute())?, order)?.into()),
+        _ => Ok(reordered(matrix.values(), order)?.into()),
+    }
+}
+
 /// Columns of a matrix `[rows, columns]` as rows: row r of the result is column `order[r]`.
 pub(super) fn transposed(tensor: &Tensor, order: &[usize]) -> Result<Tensor, KernelError> {
     fn transpose<T: Element>(from: &Tensor, to: &mut Tensor, order: &[usize]) -> Result<(), KernelError> {
@@ -73,6 +86,7 @@ pub(super) fn transposed(tensor: &Tensor, order: &[usize]) -> Result<Tensor, Ker
         DType::F16 => transpose::<f16>(tensor, copy, order),
         DType::BF16 => transpose::<bf16>(tensor, copy, order),
         DType::U32 => transpose::<u32>(tensor, copy, order),
+        DType::U8 => transpose::<u8>(tensor, copy, order),
     })
 }
 
@@ -95,10 +109,18 @@ pub(super) fn one_plus(tensor: &Tensor) -> Result<Tensor, KernelError> {
 /// The matrix from latents to keys and values, rows `[heads, N + D]`, as the two that attention needs:
 /// `[heads, L, N]` and `[heads, D, L]`.
 pub(super) fn split_latent(
-    kv_up: &Tensor,
+    kv_up: Matrix,
     heads: usize,
     [nope_dim, value_dim]: [usize; 2],
 ) -> Result<[Tensor; 2], KernelError> {
+    let decoded;
+    let kv_up = match kv_up.format() {
+        Format::Float(_) => kv_up.values(),
+        _ => {
+            decoded = kv_up.decoded(kv_up.compute())?;
+            &decoded
+        }
+    };
     let (rank, dtype) = (kv_up.shape().row_elements(), kv_up.dtype());
     if kv_up.is_planned() {
         let keys = Tensor::planned([heads, rank, nope_dim], dtype)?;

@@ -48,6 +48,27 @@ impl DecoderWeights {
     }
 }
 
+impl LayerWeights {
+    /// Bytes of what one token meets.
+    pub(super) fn active_bytes(&mut self) -> usize {
+        let chosen = match &self.ffn {
+            FfnWeights::Dense(_) => 0,
+            FfnWeights::Moe(moe) => moe.spec.num_experts_per_tok,
+        };
+        let mut bytes = 0;
+        // Nothing fails, since nothing is moved.
+        let _ = self.visit(&mut |part| {
+            bytes += match part {
+                Part::Tensor(tensor) => tensor.size_in_bytes(),
+                Part::Linear(linear) => linear.size_in_bytes(),
+                Part::Experts(experts) => experts.size_in_bytes() / experts.count() * chosen,
+            };
+            Ok(())
+        });
+        bytes
+    }
+}
+
 type Visit<'a> = dyn FnMut(Part<'_>) -> Result<()> + 'a;
 
 /// Something that is made of parts.

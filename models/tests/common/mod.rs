@@ -130,7 +130,9 @@ pub const EXACT: &[&str] = &[
 /// Weights of bf16, which meet rounded activations.
 pub const ROUNDED: &[&str] = &[
     "deepseek_v3_bf16",
+    "deepseek_v3_fp8_bf16",
     "gemma2_bf16",
+    "gpt_oss_bf16",
     "llama31_bf16",
     "qwen2_bf16",
     "qwen2_moe_bf16",

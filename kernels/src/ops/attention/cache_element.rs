@@ -3,10 +3,10 @@
 use half::bf16;
 
 use super::CHUNK;
-use crate::cpu::{Float, LANES, Simd, Weight};
+use crate::cpu::{Float, Input, LANES, Simd};
 
 /// An element type of keys and values.
-pub(in crate::ops) trait CacheElement: Weight<Input = Self> + Float {
+pub(in crate::ops) trait CacheElement: Input {
     /// Elements of a key that lie together.
     const GROUP: usize;
 

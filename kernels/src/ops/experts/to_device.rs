@@ -1,7 +1,7 @@
 //! Where the experts' weights lie.
 
 use super::{Experts, StackedExperts, Storage};
-use crate::{Allocator, DType, Device, Result, Tensor, ops::Linear};
+use crate::{Allocator, DType, Device, Matrix, Result, Tensor, ops::Linear};
 
 impl Experts {
     /// The same experts where `device` computes: see [`Experts::move_to`].
@@ -29,9 +29,15 @@ impl Experts {
             let bias = || to.filled([e, n], DType::F32, || stacked_bias(linears, [e, n]));
             self.biased.then(bias).transpose()
         };
+        // Gate and up share their tiles with down: all are for the tensor cores, or none.
+        let aligned = h.is_multiple_of(8) && i.is_multiple_of(8);
+        let stacked = |shape: [usize; 3], parts: &[&Matrix]| match aligned {
+            true => Matrix::concatenated(to, shape.into(), parts),
+            false => Matrix::concatenated_floats(to, shape.into(), parts),
+        };
         let stacked = StackedExperts {
-            gate_up: to.concatenated([e, 2 * i, h].into(), &weights(&gate_up))?,
-            down: to.concatenated([e, h, i].into(), &weights(&down))?,
+            gate_up: stacked([e, 2 * i, h], &weights(&gate_up))?,
+            down: stacked([e, h, i], &weights(&down))?,
             gate_up_bias: bias(&gate_up, 2 * i)?,
             down_bias: bias(&down, h)?,
         };
@@ -40,7 +46,7 @@ impl Experts {
     }
 }
 
-fn weights<'a>(linears: &[&'a Linear]) -> Vec<&'a Tensor> {
+fn weights<'a>(linears: &[&'a Linear]) -> Vec<&'a Matrix> {
     linears.iter().flat_map(|linear| linear.parts()).map(|part| &part.weight).collect()
 }
 

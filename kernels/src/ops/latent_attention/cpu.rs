@@ -4,7 +4,7 @@ use half::bf16;
 
 use crate::{
     CpuDevice, DType, Result, View, ViewMut,
-    cpu::{Float, Kernel, LANES, Parts, Product, Rows, Simd},
+    cpu::{Block, Float, Kernel, LANES, Parts, Product, Rows, Simd},
     ops::{
         attention::{
             AttentionMask, CacheElement, MAX_HEAD_DIM, PagedSequences, SPAN, Scores, Sequences, State, Sums,
@@ -152,9 +152,8 @@ impl<T: CacheElement> Tile<'_, T> {
             // Those of one KV block lie together.
             let keys = (block_size - (start + key) % block_size).min(n - key);
             let row = self.row(start + key);
-            let product = Product {
+            let block = Block {
                 input: queries,
-                weight: &self.cache[row..row + keys * width],
                 bias: None,
                 out: &Parts::new(scores.as_flattened_mut()),
                 out_width: SPAN,
@@ -162,6 +161,7 @@ impl<T: CacheElement> Tile<'_, T> {
                 rows: 0..self.count,
                 columns: 0..keys,
             };
+            let product = Product::<T> { weight: &self.cache[row..row + keys * width], block };
             product.run(s);
             key += keys;
         }

@@ -6,7 +6,7 @@
 
 use super::{Linear, cuda_tiles::*};
 use crate::{
-    CudaDevice, DType, Device, KernelError, Result, View, ViewMut,
+    CudaDevice, DType, Device, Format, KernelError, Matrix, Result, Tensor, View, ViewMut,
     cuda::{Args, Grid},
     ops::Glu,
 };
@@ -38,9 +38,15 @@ fn launch_linear(
         return Ok(());
     }
     let mut args = arguments(gpu, out, x, linear, cut, plan, BOX_ROWS)?;
-    if cut.family.operands == Operands::PointersAndAlignment {
-        // Vectors of 16 bytes of the weight, whose elements are never larger than those of x.
-        args.i32((cut.k * linear.dtype().size()).is_multiple_of(16).into());
+    match (cut.family.operands, weight(linear)?.format()) {
+        (Operands::PointersAndAlignment, Format::Float(dtype)) => {
+            // Vectors of 16 bytes of the weight, whose elements are never larger than those of x.
+            args.i32((cut.k * dtype.size()).is_multiple_of(16).into());
+        }
+        (Operands::Packed, _) => {
+            args.i32(weight(linear)?.scale_columns_log2());
+        }
+        _ => {}
     }
     gpu.launch(plan.tile.linear, plan.grid, &args)
 }
@@ -76,7 +82,7 @@ fn launch_gated(
         return Ok(());
     }
     let kernel = plan.tile.gated.ok_or_else(|| {
-        let reason = format!("no kernel for weights of type {}", linear.dtype());
+        let reason = format!("no kernel for weights of {}", cut.format);
         KernelError::Argument { op: "gated_linear", reason }
     })?;
     let mut args = arguments(gpu, out, x, linear, Cut { n: cut.n / 2, ..cut }, plan, GATED_BOX_ROWS)?;
@@ -99,24 +105,33 @@ fn arguments(
     plan: Plan,
     weight_rows: usize,
 ) -> Result<Args> {
-    let [part] = linear.parts() else {
-        let reason = "on a GPU a weight is one tensor: see Linear::to_device".into();
-        return Err(KernelError::Argument { op: "linear", reason });
-    };
     let partials = gpu.scratch(plan.partial_bytes)?;
-    let weight = part.weight.view();
+    let matrix = weight(linear)?;
+    let values = matrix.values().view();
     let mut args = Args::new();
     args.write(out);
     match cut.family.operands {
         Operands::Maps => {
-            args.map(&gpu.tensor_map(&x, plan.tile.tokens)?).map(&gpu.tensor_map(&weight, weight_rows)?)
+            args.map(&gpu.tensor_map(&x, plan.tile.tokens)?).map(&gpu.tensor_map(&values, weight_rows)?)
         }
-        Operands::Pointers | Operands::PointersAndAlignment => args.read(&x).read(&weight),
+        Operands::Pointers | Operands::PointersAndAlignment => args.read(&x).read(&values),
+        Operands::Packed => args.read(&x).read(&values).read_opt(matrix.scales().map(Tensor::view).as_ref()),
     };
-    args.read_opt(part.bias.as_ref().map(|bias| bias.view()).as_ref());
+    args.read_opt(linear.parts()[0].bias.as_ref().map(|bias| bias.view()).as_ref());
     args.pointer(partials).pointer(gpu.arrivals()).u32(x.shape().dims()[0] as u32);
     args.u32(cut.n as u32).u32(cut.k as u32).u32(cut.part as u32);
     Ok(args)
+}
+
+/// The weight, which on a GPU is one.
+fn weight(linear: &Linear) -> Result<&Matrix> {
+    match linear.parts() {
+        [part] => Ok(&part.weight),
+        _ => {
+            let reason = "on a GPU a weight is one matrix: see Linear::to_device".into();
+            Err(KernelError::Argument { op: "linear", reason })
+        }
+    }
 }
 
 impl Linear {
@@ -132,11 +147,12 @@ impl Linear {
     }
 }
 
-/// How K of a weight `[N, K]` is cut: a constant of its shape and type.
+/// How K of a weight `[N, K]` is cut: a constant of its shape and format.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
     n: usize,
     k: usize,
+    format: Format,
     family: &'static Family,
     /// Stages of K in a part.
     part: usize,
@@ -154,18 +170,21 @@ struct Plan {
 impl Cut {
     fn of(capability: (u32, u32), linear: &Linear) -> Cut {
         let (n, k) = (linear.out_features(), linear.in_features());
-        let family = match linear.dtype() {
+        let format = linear.parts()[0].weight.format();
+        let family = match format {
+            Format::Mxfp4 => &MXFP4,
+            Format::Fp8 => &FP8,
             // TMA knows no rows of no elements.
-            DType::BF16 if k.is_multiple_of(8) && k > 0 && capability == (9, 0) => &WGMMA,
-            DType::BF16 if k.is_multiple_of(8) => &MMA,
-            DType::BF16 => &SIMT_BF16,
-            DType::F16 => &SIMT_F16,
-            DType::F32 | DType::U32 => &SIMT_F32,
+            Format::Float(DType::BF16) if k.is_multiple_of(8) && k > 0 && capability == (9, 0) => &WGMMA,
+            Format::Float(DType::BF16) if k.is_multiple_of(8) => &MMA,
+            Format::Float(DType::BF16) => &SIMT_BF16,
+            Format::Float(DType::F16) => &SIMT_F16,
+            Format::Float(DType::F32 | DType::U32 | DType::U8) => &SIMT_F32,
         };
         let stages = k.div_ceil(family.stage).max(1);
         let most = (k / SHORTEST_PART).clamp(1, MOST_PARTS);
         let part = stages.div_ceil(BUSY.div_ceil(n.div_ceil(64).max(1)).min(most));
-        Cut { n, k, family, part, parts: stages.div_ceil(part) }
+        Cut { n, k, format, family, part, parts: stages.div_ceil(part) }
     }
 
     /// The launch for `rows` rows of input and `features` features of output.

@@ -37,6 +37,8 @@ pub(super) enum Operands {
     Pointers,
     /// Pointers, and last of all arguments whether rows are whole vectors.
     PointersAndAlignment,
+    /// Pointers, of the weight to values and scales, and last of all the binary logarithm of the columns that share one.
+    Packed,
     /// Maps for TMA, in boxes of the tile's tokens and of [`BOX_ROWS`] or [`GATED_BOX_ROWS`].
     Maps,
 }
@@ -118,6 +120,26 @@ pub(super) static WGMMA: Family = Family {
         ..wgmma(["linear_wgmma_t256_whole_bf16", "gated_linear_wgmma_t256_whole_bf16"], 128, 256, 4)
     }),
 };
+
+const fn packed(linear: &'static str, shape: [usize; 2], threads: u32, stages: usize) -> Tile {
+    Tile { gated: None, ..tensor_cores([linear, ""], shape[0], shape[1], threads, stages) }
+}
+
+const fn packed_family(small: &'static [Tile], [large, all_parts]: [&'static str; 2]) -> Family {
+    let large = packed(large, [128, 128], 256, 3);
+    let all_parts = Tile { all_parts: true, ..packed(all_parts, [128, 128], 256, 3) };
+    Family { stage: 64, operands: Operands::Packed, small, large, all_parts, whole: None }
+}
+
+/// Packed weights, decoded on their way to the tensor cores.
+pub(super) static MXFP4: Family = packed_family(
+    &[packed("linear_t8_mxfp4", [64, 8], 128, 6), packed("linear_t32_mxfp4", [64, 32], 128, 5)],
+    ["linear_t128_mxfp4", "linear_t128_all_parts_mxfp4"],
+);
+pub(super) static FP8: Family = packed_family(
+    &[packed("linear_t8_fp8", [64, 8], 128, 6), packed("linear_t32_fp8", [64, 32], 128, 5)],
+    ["linear_t128_fp8", "linear_t128_all_parts_fp8"],
+);
 
 const fn simt(linear: &'static str, tokens: usize, all_parts: bool) -> Tile {
     Tile {

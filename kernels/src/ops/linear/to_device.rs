@@ -1,7 +1,7 @@
 //! Where a layer's weights lie.
 
 use super::{Linear, LinearPart};
-use crate::{Allocator, DType, Device, Result, Tensor};
+use crate::{Allocator, DType, Device, Matrix, Result, Tensor};
 
 impl Linear {
     /// The same layer where `device` computes: see [`Linear::move_to`].
@@ -23,8 +23,9 @@ impl Linear {
             to.add(self.size_in_bytes() as u64);
             return Ok(());
         }
-        let weights: Vec<&Tensor> = self.parts.iter().map(|part| &part.weight).collect();
-        let weight = to.concatenated([self.out_features, self.in_features].into(), &weights)?;
+        let weights: Vec<&Matrix> = self.parts.iter().map(|part| &part.weight).collect();
+        let shape = [self.out_features, self.in_features].into();
+        let weight = Matrix::concatenated(to, shape, &weights)?;
         let biased = self.parts.iter().any(|part| part.bias.is_some());
         let bias = || to.filled([self.out_features], DType::F32, || self.whole_bias());
         let bias = biased.then(bias).transpose()?;

@@ -3,12 +3,13 @@
 use super::{MoeWorkspace, WeighExperts};
 use crate::{
     CpuDevice, Result, View, ViewMut,
-    cpu::{Float, Kernel, LANES, Parts, Product, Rows, Simd, Weight, for_weight},
+    cpu::{Block, Float, Kernel, LANES, Parts, Rows, Simd},
     ops::{
         check::{Check, rows_per_task},
         experts::{Expert, Experts},
         gated_activation::{Glu, gated_row},
         linear::Blocks,
+        multiply::{Multiply, for_compute},
     },
 };
 
@@ -30,10 +31,10 @@ pub(super) fn moe(
     check.indices("ids", ids, experts.count())?;
     let active = workspace.sort(ids);
     let activate = Activate { glu, input_weights: (weigh == WeighExperts::Input).then_some(weights) };
-    for_weight!(experts.dtype(), "moe", "experts", W => {
-        gate_up::<W>(cpu, x, experts, activate, active, workspace)?;
-        down::<W>(cpu, experts, active, workspace)
-    })?;
+    for_compute!(experts.compute(), X => {
+        gate_up::<X>(cpu, x, experts, activate, active, workspace)?;
+        down::<X>(cpu, experts, active, workspace)?;
+    });
     let output_weights = (weigh == WeighExperts::Output).then_some(weights);
     combine(cpu, out, output_weights, workspace)
 }
@@ -47,7 +48,7 @@ struct Activate<'a> {
 }
 
 /// Gate, up and activation of all visits.
-fn gate_up<W: Weight<Input: Float>>(
+fn gate_up<X: Multiply>(
     cpu: &CpuDevice,
     x: View<'_>,
     experts: &Experts,
@@ -55,13 +56,12 @@ fn gate_up<W: Weight<Input: Float>>(
     active: usize,
     workspace: &mut MoeWorkspace,
 ) -> Result<()> {
-    let (x, hidden, intermediate) =
-        (x.as_slice::<W::Input>()?, experts.hidden_size(), experts.intermediate_size());
+    let (x, hidden, intermediate) = (x.as_slice::<X>()?, experts.hidden_size(), experts.intermediate_size());
     let MoeWorkspace { starts, active: ids, rows, pairs, gate_up, activated, .. } = workspace;
     let (starts, rows) = (&starts[..], &rows[..]);
     let blocks = Blocks::of_columns(active * intermediate, cpu.threads());
     let gate_up = Parts::new(gate_up.as_mut_slice::<f32>()?);
-    let out = Parts::new(activated.as_mut_slice::<W::Input>()?);
+    let out = Parts::new(activated.as_mut_slice::<X>()?);
     let per_expert = blocks.count(intermediate);
     cpu.pool.run(active * per_expert, |task| {
         let id = ids[task / per_expert] as usize;
@@ -69,16 +69,16 @@ fn gate_up<W: Weight<Input: Float>>(
         let columns = blocks.columns(task % per_expert, intermediate);
         let Expert { gate_up: linear, .. } = &experts.as_slice()[id];
         for (part, out_column) in linear.parts().iter().zip([0, intermediate]) {
-            cpu.isa.run(Product {
+            let block = Block {
                 input: Rows { data: x, width: hidden, select: Some(rows) },
-                weight: part.weight.view().elements::<W>(),
                 bias: part.bias(),
                 out: &gate_up,
                 out_width: 2 * intermediate,
                 out_column,
                 rows: visits.clone(),
                 columns: columns.clone(),
-            });
+            };
+            X::multiply(cpu.isa, &part.weight, block);
         }
         for visit in visits {
             let (start, n) = (visit * 2 * intermediate + columns.start, columns.len());
@@ -120,7 +120,7 @@ impl<T: Float> Kernel for Gated<'_, T> {
 }
 
 /// Down of all visits.
-fn down<W: Weight<Input: Float>>(
+fn down<X: Multiply>(
     cpu: &CpuDevice,
     experts: &Experts,
     active: usize,
@@ -129,22 +129,22 @@ fn down<W: Weight<Input: Float>>(
     let (hidden, intermediate) = (experts.hidden_size(), experts.intermediate_size());
     let MoeWorkspace { starts, active: ids, activated, down, .. } = workspace;
     let blocks = Blocks::of_columns(active * hidden, cpu.threads());
-    let input = activated.as_slice::<W::Input>()?;
+    let input = activated.as_slice::<X>()?;
     let out = Parts::new(down.as_mut_slice::<f32>()?);
     let per_expert = blocks.count(hidden);
     cpu.pool.run(active * per_expert, |task| {
         let id = ids[task / per_expert] as usize;
         for part in experts.as_slice()[id].down.parts() {
-            cpu.isa.run(Product {
+            let block = Block {
                 input: Rows { data: input, width: intermediate, select: None },
-                weight: part.weight.view().elements::<W>(),
                 bias: part.bias(),
                 out: &out,
                 out_width: hidden,
                 out_column: 0,
                 rows: starts[id] as usize..starts[id + 1] as usize,
                 columns: blocks.columns(task % per_expert, hidden),
-            });
+            };
+            X::multiply(cpu.isa, &part.weight, block);
         }
     });
     Ok(())

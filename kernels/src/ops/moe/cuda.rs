@@ -2,7 +2,7 @@
 
 use super::{Glu, MoeWorkspace, WeighExperts, workspace::tiles};
 use crate::{
-    CudaDevice, DType, Result, View, ViewMut,
+    CudaDevice, DType, Format, Matrix, Result, View, ViewMut,
     cuda::{Args, CudaPtr, Grid},
     ops::{check::Check, experts::Experts},
 };
@@ -34,32 +34,45 @@ struct Variant {
     outputs: usize,
 }
 
+/// Gate and up, and down, on the tensor cores: for tiles of 8, 32 and 128 tokens.
+macro_rules! kernels {
+    ($format:literal) => {
+        [
+            [concat!("moe_gate_up_t8_", $format), concat!("moe_down_t8_", $format)],
+            [concat!("moe_gate_up_t32_", $format), concat!("moe_down_t32_", $format)],
+            [concat!("moe_gate_up_t128_", $format), concat!("moe_down_t128_", $format)],
+        ]
+    };
+}
+
 impl Variant {
-    /// What suits so many visits; bits do not depend on it beyond the weights' type and shape.
-    fn of(experts: &Experts, visits: usize) -> Variant {
-        let aligned =
-            experts.hidden_size().is_multiple_of(8) && experts.intermediate_size().is_multiple_of(8);
-        let each = visits.div_ceil(experts.count());
-        let (gate_up, down) = match experts.dtype() {
-            DType::BF16 if aligned && each <= 8 => {
-                return Variant::mma("moe_gate_up_t8_bf16", "moe_down_t8_bf16", [64, 8], 128, 6);
+    /// What suits so many visits of weights of this format; bits do not depend on it beyond the format and shape.
+    fn of(format: Format, aligned: bool, each: usize) -> Variant {
+        let kernels = match format {
+            Format::Mxfp4 => kernels!("mxfp4"),
+            Format::Fp8 => kernels!("fp8"),
+            Format::Float(DType::BF16) if aligned => kernels!("bf16"),
+            Format::Float(DType::BF16) => {
+                return Variant::simt(["moe_gate_up_simt_bf16", "moe_down_simt_bf16"]);
             }
-            DType::BF16 if aligned && each <= 32 => {
-                return Variant::mma("moe_gate_up_t32_bf16", "moe_down_t32_bf16", [64, 32], 128, 5);
+            Format::Float(DType::F16) => return Variant::simt(["moe_gate_up_simt_f16", "moe_down_simt_f16"]),
+            Format::Float(DType::F32 | DType::U32 | DType::U8) => {
+                return Variant::simt(["moe_gate_up_simt_f32", "moe_down_simt_f32"]);
             }
-            DType::BF16 if aligned => {
-                return Variant::mma("moe_gate_up_t128_bf16", "moe_down_t128_bf16", [128, 128], 256, 3);
-            }
-            DType::BF16 => ("moe_gate_up_simt_bf16", "moe_down_simt_bf16"),
-            DType::F16 => ("moe_gate_up_simt_f16", "moe_down_simt_f16"),
-            DType::F32 | DType::U32 => ("moe_gate_up_simt_f32", "moe_down_simt_f32"),
         };
+        match each {
+            0..=8 => Variant::mma(kernels[0], [64, 8], 128, 6),
+            9..=32 => Variant::mma(kernels[1], [64, 32], 128, 5),
+            _ => Variant::mma(kernels[2], [128, 128], 256, 3),
+        }
+    }
+
+    fn simt([gate_up, down]: [&'static str; 2]) -> Variant {
         Variant { gate_up, down, features: 32, tokens: 16, threads: 128, stages: 0, outputs: 32 }
     }
 
     fn mma(
-        gate_up: &'static str,
-        down: &'static str,
+        [gate_up, down]: [&'static str; 2],
         [features, tokens]: [usize; 2],
         threads: u32,
         stages: usize,
@@ -95,15 +108,18 @@ pub(super) fn moe(
     let [rows, chosen] = check.dims("ids", &ids)?;
     let (hidden, intermediate) = (experts.hidden_size(), experts.intermediate_size());
     let visits = rows * chosen;
-    let variant = Variant::of(experts, visits);
-    let tile_count = tiles(visits, experts.count(), variant.tokens);
+    let aligned = hidden.is_multiple_of(8) && intermediate.is_multiple_of(8);
+    let of = |matrix: &Matrix| Variant::of(matrix.format(), aligned, visits.div_ceil(experts.count()));
+    let (first, second) = (of(&stacked.gate_up), of(&stacked.down));
+    check.that(first.tokens == second.tokens, || "gate_up and down have different tiles".into())?;
+    let tile_count = tiles(visits, experts.count(), first.tokens);
     let shape = Shape {
         experts: experts.count() as u32,
         chosen: chosen as u32,
         hidden: hidden as u32,
         intermediate: intermediate as u32,
         visits: visits as u32,
-        tile_tokens: variant.tokens as u32,
+        tile_tokens: first.tokens as u32,
         tile_count: tile_count as u32,
     };
     let shape = bytemuck::bytes_of(&shape);
@@ -123,19 +139,29 @@ pub(super) fn moe(
 
     let bias = stacked.gate_up_bias.as_ref().map(|bias| bias.view());
     let mut args = Args::new();
-    args.write(&mut activated).read(&x).read(&stacked.gate_up.view()).read_opt(bias.as_ref());
-    args.read_opt(input_weights).pointer(pairs).pointer(tiles).bytes(shape);
+    args.write(&mut activated).read(&x);
+    push(&stacked.gate_up, &mut args);
+    args.read_opt(bias.as_ref()).read_opt(input_weights).pointer(pairs).pointer(tiles).bytes(shape);
     glu.push(&mut args);
-    gpu.launch(variant.gate_up, variant.grid(intermediate, variant.outputs, tile_count), &args)?;
+    gpu.launch(first.gate_up, first.grid(intermediate, first.outputs, tile_count), &args)?;
 
     let bias = stacked.down_bias.as_ref().map(|bias| bias.view());
     let mut args = Args::new();
-    args.write(&mut down).read(&activated.as_view()).read(&stacked.down.view()).read_opt(bias.as_ref());
-    args.pointer(tiles).bytes(shape);
-    gpu.launch(variant.down, variant.grid(hidden, variant.features, tile_count), &args)?;
+    args.write(&mut down).read(&activated.as_view());
+    push(&stacked.down, &mut args);
+    args.read_opt(bias.as_ref()).pointer(tiles).bytes(shape);
+    gpu.launch(second.down, second.grid(hidden, second.features, tile_count), &args)?;
 
     let mut args = Args::new();
     args.write(&mut out).read(&down.as_view()).read_opt(output_weights).pointer(places).bytes(shape);
     let blocks = [rows as u32, hidden.div_ceil(256) as u32, 1];
     gpu.launch("moe_combine", Grid { blocks, threads: 256, shared_bytes: 0 }, &args)
+}
+
+/// A weight's arguments: its floats, or values and scales and the binary logarithm of the columns that share one.
+fn push(weight: &Matrix, args: &mut Args) {
+    args.read(&weight.values().view());
+    if let Some(scales) = weight.scales() {
+        args.read(&scales.view()).i32(weight.scale_columns_log2());
+    }
 }

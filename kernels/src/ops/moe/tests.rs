@@ -47,7 +47,7 @@ impl<W: Rounded + Weight<Input: Rounded>> Case<W> {
             let [n, k] = if which == 2 { [h, i] } else { [i, h] };
             let vector = |bias: &Vec<f32>| Tensor::from_slice([n], bias).unwrap();
             let bias = self.biases.as_ref().map(|biases| vector(&biases[e][which]));
-            LinearPart { weight: Tensor::from_slice([n, k], &self.weights[e][which]).unwrap(), bias }
+            LinearPart { weight: Tensor::from_slice([n, k], &self.weights[e][which]).unwrap().into(), bias }
         };
         let expert = |e| Expert {
             gate_up: Linear::new(vec![part(e, 0), part(e, 1)]).unwrap(),

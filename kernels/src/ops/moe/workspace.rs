@@ -91,7 +91,7 @@ impl MoeWorkspace {
         };
         let ours = (self.experts, self.hidden, self.intermediate, self.compute);
         let (hidden, intermediate) = (experts.hidden_size(), experts.intermediate_size());
-        let theirs = (experts.count(), hidden, intermediate, experts.dtype().compute());
+        let theirs = (experts.count(), hidden, intermediate, experts.compute());
         check
             .that(ours == theirs, || format!("{}, the workspace is for {}", describe(theirs), describe(ours)))
     }

@@ -277,10 +277,10 @@ impl<T: CacheElement> Tile<'_, T> {
             let at = group * block_size * T::GROUP;
             // SAFETY: 16 keys' groups lie at most `extent` from the first.
             let mut operands =
-                [unsafe { T::load_weight(s, keys[0].as_ptr().add(at), LANES * T::GROUP) }; KEYS];
+                [unsafe { T::load_operand(s, keys[0].as_ptr().add(at), LANES * T::GROUP) }; KEYS];
             for j in 1..KEYS {
                 // SAFETY: as above.
-                operands[j] = unsafe { T::load_weight(s, keys[j].as_ptr().add(at), LANES * T::GROUP) };
+                operands[j] = unsafe { T::load_operand(s, keys[j].as_ptr().add(at), LANES * T::GROUP) };
             }
             if i == 0 {
                 for first in next.key_at {

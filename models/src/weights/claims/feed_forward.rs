@@ -3,7 +3,7 @@
 use std::iter::repeat_with;
 
 use mosu_kernels::{
-    Shape, Tensor,
+    Matrix, Shape, Tensor,
     ops::{Expert, Experts, Linear, LinearPart},
 };
 
@@ -66,7 +66,7 @@ impl Claims<'_> {
                 let gates = self.matrices(&at(gate), e, [i, h])?;
                 let ups = self.matrices(&at(up), e, [i, h])?;
                 let downs = self.matrices(&at(down), e, [h, i])?;
-                let part = |weight| LinearPart { weight, bias: None };
+                let part = |weight: Tensor| LinearPart { weight: weight.into(), bias: None };
                 let expert = |((gate, up), down)| {
                     let gate_up = Linear::new(vec![part(gate), part(up)])?;
                     Ok(Expert { gate_up, down: Linear::new(vec![part(down)])? })
@@ -95,39 +95,29 @@ impl Claims<'_> {
         orders: &[&[usize]],
         bias: bool,
     ) -> Result<Vec<Linear>, LoadError> {
-        let packed = self.source.contains(&format!("{}{name}_blocks", self.prefix));
-        let weights = match packed {
-            true => self.mxfp4(name, count, [outputs, inputs])?,
-            false => self.matrices(name, count, [inputs, outputs])?,
+        let packed = self.packed(name, count, [outputs, inputs])?;
+        let is_packed = packed.is_some();
+        let weights: Vec<Matrix> = match packed {
+            Some(packed) => packed,
+            None => self.matrices(name, count, [inputs, outputs])?.into_iter().map(Matrix::from).collect(),
         };
         let biases = match bias {
             true => self.stack(&format!("{name}_bias"), count, Shape::new([outputs]))?,
             false => Vec::new(),
         };
         let biases = biases.into_iter().map(Some).chain(repeat_with(|| None));
-        let linear = |(weight, bias): (Tensor, Option<Tensor>)| {
+        let linear = |(weight, bias): (Matrix, Option<Tensor>)| {
             let part = |order: &&[usize]| {
-                let weight = if packed {
-                    layout::reordered(&weight, order)
-                } else {
-                    layout::transposed(&weight, order)
+                let weight = match is_packed {
+                    true => layout::reordered_matrix(&weight, order)?,
+                    false => layout::transposed(weight.values(), order)?.into(),
                 };
                 let bias = bias.as_ref().map(|bias| layout::reordered(bias, order)).transpose()?;
-                Ok(LinearPart { weight: weight?, bias })
+                Ok(LinearPart { weight, bias })
             };
             Ok(Linear::new(orders.iter().map(part).collect::<Result<_, LoadError>>()?)?)
         };
         weights.into_iter().zip(biases).map(linear).collect()
-    }
-
-    /// `count` matrices `[out, in]` from the MXFP4 tensors `<name>_blocks` and `<name>_scales`.
-    fn mxfp4(&mut self, name: &str, count: usize, shape: [usize; 2]) -> Result<Vec<Tensor>, LoadError> {
-        let name = format!("{}{name}", self.prefix);
-        let tensors = self.source.claim_mxfp4(&name, count, shape)?;
-        for (index, tensor) in tensors.iter().enumerate() {
-            self.count(tensor, if index == 0 { 2 } else { 0 });
-        }
-        Ok(tensors)
     }
 
     fn network(

@@ -116,7 +116,7 @@ impl Claims<'_> {
         let kv_down = self.linear(&at(kv_down), [spec.cached_row(), h], false)?;
         let kv_norm = NormWeights { eps: norm_eps, ..self.norm(&at(kv_norm), rank)? };
         let kv_up = self.part(&at(kv_up), [num_heads * (nope_dim + value_dim), rank], false)?;
-        let [w_uk, w_uv] = layout::split_latent(&kv_up.weight, num_heads, [nope_dim, value_dim])?;
+        let [w_uk, w_uv] = layout::split_latent(kv_up.weight, num_heads, [nope_dim, value_dim])?;
         let o_proj = self.linear(&at(self.names.o_proj), [h, num_heads * value_dim], false)?;
         Ok(LatentAttentionWeights { q: queries, kv_down, kv_norm, w_uk, w_uv, o_proj })
     }

@@ -20,7 +20,7 @@ fn layer<W: Rounded>(device: &Device, n: usize, k: usize) -> Linear {
     let weight: Vec<W> = rounded(&Random::new(n as u64).floats(n * k, 1.0));
     let bias: Vec<W> = rounded(&Random::new(k as u64).floats(n, 1.0));
     let part = LinearPart {
-        weight: Tensor::from_slice([n, k], &weight).unwrap(),
+        weight: Tensor::from_slice([n, k], &weight).unwrap().into(),
         bias: Some(Tensor::from_slice([n], &bias).unwrap()),
     };
     Linear::new(vec![part]).unwrap().to_device(device).unwrap()
@@ -90,7 +90,7 @@ fn the_gate_of_a_kernel_is_that_of_gated_activation() {
 /// A weight's cut.
 fn cut(n: usize, k: usize, capability: (u32, u32)) -> Cut {
     let weight = Tensor::zeros([n, k], DType::BF16).unwrap();
-    Cut::of(capability, &Linear::new(vec![LinearPart { weight, bias: None }]).unwrap())
+    Cut::of(capability, &Linear::new(vec![LinearPart { weight: weight.into(), bias: None }]).unwrap())
 }
 
 #[test]

@@ -1,0 +1,149 @@
+//! Rows of packed weights: see [`Format`](crate::Format).
+
+use half::bf16;
+
+use super::{
+    simd::{LANES, Simd},
+    weight::{OperandOf, Weight},
+};
+
+/// A packed weight `[N, K]` of any format.
+#[derive(Clone, Copy)]
+pub(crate) enum Packed<'a> {
+    Mxfp4(Mxfp4Rows<'a>),
+    Fp8(Fp8Rows<'a>),
+}
+
+/// A format whose elements are decoded.
+pub(crate) trait PackedWeight: Weight<Input = bf16> {
+    /// Elements `at..at + n` of a row in f32: those at even places, and those at odd ones.
+    ///
+    /// # Safety
+    /// As for [`Weight::load_weight`].
+    unsafe fn load_halves<S: Simd>(s: S, row: Self::Row<'_>, at: usize, n: usize) -> [S::V; 2];
+}
+
+/// Elements of an operand, and of a block of MXFP4.
+const STEP: usize = 2 * LANES;
+
+/// MXFP4: blocks of 32 E2M1 values, two in a byte, the lower half first, that share a power of two.
+pub(crate) struct Mxfp4;
+
+/// Values and scales of MXFP4: 16 bytes and one of each block.
+#[derive(Clone, Copy)]
+pub(crate) struct Mxfp4Rows<'a> {
+    pub(crate) values: &'a [u8],
+    pub(crate) scales: &'a [u8],
+}
+
+impl Weight for Mxfp4 {
+    type Input = bf16;
+    type Rows<'a> = Mxfp4Rows<'a>;
+    type Row<'a> = Mxfp4Rows<'a>;
+    const PACKED: bool = true;
+
+    #[inline(always)]
+    fn row<'a>(rows: Self::Rows<'a>, n: usize, k: usize) -> Self::Row<'a> {
+        let Mxfp4Rows { values, scales } = rows;
+        Mxfp4Rows {
+            values: &values[n * (k / 2)..(n + 1) * (k / 2)],
+            scales: &scales[n * (k / STEP)..(n + 1) * (k / STEP)],
+        }
+    }
+
+    #[inline(always)]
+    fn bytes<'a>(rows: Self::Rows<'a>, n: usize, count: usize, k: usize) -> &'a [u8] {
+        &rows.values[n * (k / 2)..(n + count) * (k / 2)]
+    }
+
+    #[inline(always)]
+    unsafe fn load_weight<S: Simd>(s: S, row: Mxfp4Rows<'_>, at: usize, n: usize) -> OperandOf<Self, S> {
+        // SAFETY: as promised by the caller.
+        s.join(unsafe { Mxfp4::load_halves(s, row, at, n) })
+    }
+}
+
+impl PackedWeight for Mxfp4 {
+    #[inline(always)]
+    unsafe fn load_halves<S: Simd>(s: S, row: Mxfp4Rows<'_>, at: usize, _: usize) -> [S::V; 2] {
+        // SAFETY: rows are whole blocks, and the caller vouches for this one.
+        let (halves, scale) = unsafe {
+            (s.load_e2m1(row.values.as_ptr().add(at / 2)), e8m0(*row.scales.get_unchecked(at / STEP)))
+        };
+        halves.map(|half| s.mul(half, s.splat(scale)))
+    }
+}
+
+/// 2^(code - 127); 255 is NaN.
+#[inline(always)]
+fn e8m0(code: u8) -> f32 {
+    match code {
+        0 => f32::from_bits(1 << 22),
+        255 => f32::NAN,
+        _ => f32::from_bits(u32::from(code) << 23),
+    }
+}
+
+/// FP8: E4M3 values without infinities, with a scale per block of rows and columns.
+pub(crate) struct Fp8;
+
+/// Values `[N, K]` and scales `[⌈N / rows⌉, ⌈K / columns⌉]` of FP8.
+#[derive(Clone, Copy)]
+pub(crate) struct Fp8Rows<'a> {
+    pub(crate) values: &'a [u8],
+    pub(crate) scales: &'a [f32],
+    pub(crate) block: Fp8Block,
+}
+
+/// Rows and columns of FP8 that share a scale.
+#[derive(Clone, Copy)]
+pub(crate) struct Fp8Block {
+    rows: usize,
+    /// The columns' binary logarithm.
+    columns_log2: u32,
+    per_row: usize,
+}
+
+impl Fp8Block {
+    /// Blocks of rows of `k` elements; `columns` are a power of two.
+    pub(crate) fn new([rows, columns]: [usize; 2], k: usize) -> Fp8Block {
+        Fp8Block { rows, columns_log2: columns.ilog2(), per_row: k.div_ceil(columns) }
+    }
+}
+
+impl Weight for Fp8 {
+    type Input = bf16;
+    type Rows<'a> = Fp8Rows<'a>;
+    type Row<'a> = Fp8Rows<'a>;
+    const PACKED: bool = true;
+
+    #[inline(always)]
+    fn row<'a>(rows: Self::Rows<'a>, n: usize, k: usize) -> Self::Row<'a> {
+        let (block, first) = (rows.block, n / rows.block.rows * rows.block.per_row);
+        let scales = &rows.scales[first..first + block.per_row];
+        Fp8Rows { values: &rows.values[n * k..(n + 1) * k], scales, block }
+    }
+
+    #[inline(always)]
+    fn bytes<'a>(rows: Self::Rows<'a>, n: usize, count: usize, k: usize) -> &'a [u8] {
+        &rows.values[n * k..(n + count) * k]
+    }
+
+    #[inline(always)]
+    unsafe fn load_weight<S: Simd>(s: S, row: Fp8Rows<'_>, at: usize, n: usize) -> OperandOf<Self, S> {
+        // SAFETY: as promised by the caller.
+        s.join(unsafe { Fp8::load_halves(s, row, at, n) })
+    }
+}
+
+impl PackedWeight for Fp8 {
+    #[inline(always)]
+    unsafe fn load_halves<S: Simd>(s: S, row: Fp8Rows<'_>, at: usize, n: usize) -> [S::V; 2] {
+        // SAFETY: the caller vouches for the elements; a row has a scale for each of its blocks.
+        let (halves, scale) = unsafe {
+            let scale = *row.scales.get_unchecked(at >> row.block.columns_log2);
+            (s.load_e4m3(row.values.as_ptr().add(at), n), scale)
+        };
+        halves.map(|half| s.mul(half, s.splat(scale)))
+    }
+}

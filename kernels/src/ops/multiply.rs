@@ -1,0 +1,48 @@
+//! Products on the CPU with a weight of any format.
+
+use half::{bf16, f16};
+
+use crate::{
+    DType, Format, Isa, Matrix,
+    cpu::{Block, Fp8, Input, Mxfp4, Packed, Product},
+};
+
+/// A type of activations, for products with all weights that meet it.
+pub(super) trait Multiply: Input {
+    /// A block of the product with `weight`, which lies in host memory and meets activations of this type.
+    fn multiply(isa: Isa, weight: &Matrix, block: Block<'_, Self>);
+}
+
+impl Multiply for bf16 {
+    fn multiply(isa: Isa, weight: &Matrix, block: Block<'_, bf16>) {
+        match weight.packed() {
+            Ok(Some(Packed::Mxfp4(weight))) => isa.run(Product::<Mxfp4> { weight, block }),
+            Ok(Some(Packed::Fp8(weight))) => isa.run(Product::<Fp8> { weight, block }),
+            _ => isa.run(Product::<bf16> { weight: weight.values().view().elements(), block }),
+        }
+    }
+}
+
+impl Multiply for f32 {
+    fn multiply(isa: Isa, weight: &Matrix, block: Block<'_, f32>) {
+        let floats = weight.values().view();
+        match weight.format() {
+            Format::Float(DType::F16) => isa.run(Product::<f16> { weight: floats.elements(), block }),
+            _ => isa.run(Product::<f32> { weight: floats.elements(), block }),
+        }
+    }
+}
+
+/// An op's instantiation for the type of the activations.
+macro_rules! for_compute {
+    ($dtype:expr, $X:ident => $call:expr) => {
+        if $dtype == crate::DType::BF16 {
+            type $X = half::bf16;
+            $call
+        } else {
+            type $X = f32;
+            $call
+        }
+    };
+}
+pub(super) use for_compute;
