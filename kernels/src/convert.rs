@@ -11,7 +11,7 @@ use half::{bf16, f16};
 
 use crate::{
     DType, Element, Isa, KernelError, Matrix, Result, Tensor, View, ViewMut,
-    cpu::{Float, Floats, Fp8, Kernel, LANES, Mxfp4, Packed, PackedWeight, Simd},
+    cpu::{Float, Floats, Kernel, LANES, PackedWeight, Simd, WithPacked},
 };
 
 #[cfg(test)]
@@ -114,8 +114,7 @@ fn decode_as<T: Float>(mut out: &mut [T], matrices: &[&Matrix]) -> Result<()> {
         out = rest;
         match matrix.packed()? {
             None => floats(own, Floats::new(matrix.floats()?)?),
-            Some(Packed::Mxfp4(rows)) => decode_rows::<Mxfp4, T>(own, rows, matrix.columns()),
-            Some(Packed::Fp8(rows)) => decode_rows::<Fp8, T>(own, rows, matrix.columns()),
+            Some(packed) => packed.run(Decode { out: own, columns: matrix.columns() }),
         }
     }
     Ok(())
@@ -142,11 +141,18 @@ impl<T: Float> Kernel for Copy<'_, T> {
     }
 }
 
-fn decode_rows<W: PackedWeight, T: Float>(out: &mut [T], rows: W::Rows<'_>, columns: usize) {
-    let isa = Isa::detect();
-    share_out(out, columns, |first, out| {
-        isa.run(DecodeRows::<W, T> { out, rows, columns, first: first / columns });
-    });
+struct Decode<'a, T> {
+    out: &'a mut [T],
+    columns: usize,
+}
+
+impl<T: Float> WithPacked for Decode<'_, T> {
+    fn run<W: PackedWeight>(self, rows: W::Rows<'_>) {
+        let (isa, columns) = (Isa::detect(), self.columns);
+        share_out(self.out, columns, |first, out| {
+            isa.run(DecodeRows::<W, T> { out, rows, columns, first: first / columns });
+        });
+    }
 }
 
 struct DecodeRows<'a, 'w, W: PackedWeight, T> {

@@ -4,11 +4,14 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod bytes256;
 mod floats;
+mod ggml;
 mod isa;
 mod math;
 mod packed;
-mod panel;
+mod packed_product;
 mod pool;
 mod portable;
 mod simd;
@@ -21,10 +24,9 @@ pub(crate) use isa::Kernel;
 #[cfg(test)]
 pub(crate) use math::erf;
 pub(crate) use math::{clamp, exp, gelu_erf, gelu_tanh, mul_sigmoid, silu, tanh};
-pub(crate) use packed::{Fp8, Fp8Block, Fp8Rows, Mxfp4, Mxfp4Rows, Packed, PackedWeight};
+pub(crate) use packed::{Fp8Block, Fp8Rows, Mxfp4Rows, Packed, PackedWeight, WithPacked};
+pub(crate) use packed_product::multiply as multiply_packed;
 pub(crate) use pool::{Parts, ThreadPool};
 pub(crate) use simd::{LANES, Simd};
 pub(crate) use tile::{Block, Product, Rows};
-#[cfg(test)]
-pub(crate) use weight::Weight;
 pub(crate) use weight::{FloatWeight, Input, for_weight};

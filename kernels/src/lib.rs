@@ -22,5 +22,5 @@ pub use device::{CpuDevice, Device};
 pub use dtype::{DType, Element};
 pub use error::{KernelError, Result};
 pub use fetch::Fetch;
-pub use matrix::{Format, FormatTraits, Matrix};
+pub use matrix::{BlockType, Format, FormatTraits, Matrix};
 pub use tensor::{Allocator, Bytes, Shape, Tensor, View, ViewMut};

@@ -8,7 +8,7 @@ use crate::{
 mod format;
 mod to_device;
 
-pub use format::{Format, FormatTraits};
+pub use format::{BlockType, Format, FormatTraits};
 
 /// A weight `[N, K]`, one row per output; on a GPU also several of them, `[E, N, K]`.
 #[derive(Debug)]
@@ -73,6 +73,24 @@ impl Matrix {
             return Err(misfit(Format::Fp8, shape, of_scales));
         }
         Ok(Matrix { format: Format::Fp8, shape, values, scales: Some(scales), scale_block: block })
+    }
+
+    /// A format of GGUF files: every row is made of blocks that hold their scales.
+    ///
+    /// - `values`: u8 `[N, K / block · bytes]`
+    ///
+    /// # Errors
+    /// When rows are not whole blocks.
+    pub fn blocks(blocks: BlockType, values: Tensor) -> Result<Matrix> {
+        let format = Format::Blocks(blocks);
+        let (found, FormatTraits { block, block_bytes, .. }) = (values.shape(), format.traits());
+        match *found.dims() {
+            [rows, bytes] if bytes.is_multiple_of(block_bytes) && values.dtype() == DType::U8 => {
+                let shape = Shape::new([rows, bytes / block_bytes * block]);
+                Ok(Matrix { format, shape, values, scales: None, scale_block: [1, 1] })
+            }
+            _ => Err(misfit(format, found, Shape::new([0]))),
+        }
     }
 
     /// How its elements lie in memory.
@@ -148,15 +166,20 @@ impl Matrix {
     /// # Errors
     /// When it does not lie in host memory.
     pub(crate) fn packed(&self) -> Result<Option<Packed<'_>>> {
-        let Some(scales) = &self.scales else { return Ok(None) };
+        if let Format::Float(_) = self.format {
+            return Ok(None);
+        }
         let values = self.values.as_slice::<u8>()?;
-        Ok(match self.format {
-            Format::Float(_) => None,
-            Format::Mxfp4 => Some(Packed::Mxfp4(Mxfp4Rows { values, scales: scales.as_slice()? })),
-            Format::Fp8 => {
+        Ok(match (self.format, &self.scales) {
+            (Format::Mxfp4, Some(scales)) => {
+                Some(Packed::Mxfp4(Mxfp4Rows { values, scales: scales.as_slice()? }))
+            }
+            (Format::Fp8, Some(scales)) => {
                 let block = Fp8Block::new(self.scale_block, self.columns());
                 Some(Packed::Fp8(Fp8Rows { values, scales: scales.as_slice()?, block }))
             }
+            (Format::Blocks(blocks), _) => Some(Packed::Blocks(blocks, values)),
+            _ => None,
         })
     }
 

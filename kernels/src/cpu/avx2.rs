@@ -4,7 +4,10 @@ use std::{arch::x86_64::*, mem::transmute, ops::Range, ptr::copy_nonoverlapping}
 
 use half::{bf16, f16};
 
-use super::simd::{E2M1, LANES, Simd};
+use super::{
+    bytes256,
+    simd::{E2M1, LANES, Simd},
+};
 
 /// AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -111,6 +114,19 @@ unsafe fn e2m1(codes: __m256i) -> __m256 {
     }
 }
 
+/// 16 words as floats.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn to_f32(words: __m256i) -> V {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let halves = [_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words)];
+        halves.map(|half| _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(half)))
+    }
+}
+
 /// The E4M3 values in the upper halves of eight words: as floats of 16 bits their exponents are 8 too low.
 ///
 /// # Safety
@@ -145,6 +161,7 @@ unsafe fn keep(a: __m256, lanes: __m256i, range: Range<usize>, fill: f32) -> __m
 impl Simd for Avx2 {
     type V = V;
     type Pairs = Pairs;
+    type Bytes = __m256i;
 
     const REGISTERS: usize = 8;
 
@@ -183,6 +200,14 @@ impl Simd for Avx2 {
         fn prefetch(self, p: *const u8) -> () {
             _mm_prefetch::<_MM_HINT_T0>(p.cast())
         }
+        fn spread_bits(self, bits: u32) -> __m256i { bytes256::spread_bits(bits) }
+        fn bits(self, bytes: __m256i, from: u32, mask: u8, to: u32) -> __m256i {
+            bytes256::bits(bytes, from, mask, to)
+        }
+        fn or(self, a: __m256i, b: __m256i) -> __m256i { _mm256_or_si256(a, b) }
+        fn look_up(self, bytes: __m256i, table: &[i8; 16]) -> __m256i { bytes256::look_up(bytes, table) }
+        fn unsigned(self, bytes: __m256i) -> [V; 2] { bytes256::unsigned(bytes).map(|words| to_f32(words)) }
+        fn signed(self, bytes: __m256i) -> [V; 2] { bytes256::signed(bytes).map(|words| to_f32(words)) }
         fn first(self, v: V) -> f32 { _mm256_cvtss_f32(v[0]) }
         fn max_lane(self, v: V) -> f32 {
             let lanes: [f32; 8] = transmute(_mm256_max_ps(v[0], v[1]));
@@ -303,6 +328,18 @@ impl Simd for Avx2 {
             _mm256_storeu_si256(p.cast(), pairs[0]);
             _mm256_storeu_si256(p.add(LANES).cast(), pairs[1]);
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, p: *const u8) -> __m256i {
+        // SAFETY: the instructions as above; the caller vouches for 32 bytes.
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(self, p: *const u8) -> __m256i {
+        // SAFETY: the instructions as above; the caller vouches for 16 bytes.
+        unsafe { bytes256::load_nibbles(p) }
     }
 
     #[inline(always)]

@@ -4,7 +4,10 @@ use std::{arch::x86_64::*, mem::transmute, ops::Range};
 
 use half::{bf16, f16};
 
-use super::simd::{E2M1, LANES, Simd};
+use super::{
+    bytes256,
+    simd::{E2M1, LANES, Simd},
+};
 
 /// AVX-512 F, BW, DQ and VL; with `BF16` also AVX-512 BF16.
 #[derive(Clone, Copy)]
@@ -85,6 +88,16 @@ unsafe fn split(pairs: __m512i) -> [__m512; 2] {
     }
 }
 
+/// 16 words as floats.
+///
+/// # Safety
+/// The processor has AVX-512 F.
+#[inline(always)]
+unsafe fn to_f32(words: __m256i) -> __m512 {
+    // SAFETY: as promised by the caller.
+    unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(words)) }
+}
+
 /// The E4M3 values in the upper halves of 16 words: as floats of 16 bits their exponents are 8 too low.
 ///
 /// # Safety
@@ -115,6 +128,7 @@ unsafe fn fold(v: __m512) -> __m256 {
 impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;
     type Pairs = __m512i;
+    type Bytes = __m256i;
 
     const REGISTERS: usize = 32;
 
@@ -146,6 +160,14 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn prefetch(self, p: *const u8) -> () {
             _mm_prefetch::<_MM_HINT_T1>(p.cast())
         }
+        fn spread_bits(self, bits: u32) -> __m256i { bytes256::spread_bits(bits) }
+        fn bits(self, bytes: __m256i, from: u32, mask: u8, to: u32) -> __m256i {
+            bytes256::bits(bytes, from, mask, to)
+        }
+        fn or(self, a: __m256i, b: __m256i) -> __m256i { _mm256_or_si256(a, b) }
+        fn look_up(self, bytes: __m256i, table: &[i8; 16]) -> __m256i { bytes256::look_up(bytes, table) }
+        fn unsigned(self, bytes: __m256i) -> [__m512; 2] { bytes256::unsigned(bytes).map(|words| to_f32(words)) }
+        fn signed(self, bytes: __m256i) -> [__m512; 2] { bytes256::signed(bytes).map(|words| to_f32(words)) }
         fn first(self, v: __m512) -> f32 { _mm512_cvtss_f32(v) }
         fn max_lane(self, v: __m512) -> f32 { _mm512_reduce_max_ps(v) }
         fn split(self, pairs: __m512i) -> [__m512; 2] { split(pairs) }
@@ -237,6 +259,18 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
                 _mm512_mask_storeu_epi16(p.cast(), (1u32 << n) - 1, pairs);
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, p: *const u8) -> __m256i {
+        // SAFETY: the instructions as above; the caller vouches for 32 bytes.
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(self, p: *const u8) -> __m256i {
+        // SAFETY: the instructions as above; the caller vouches for 16 bytes.
+        unsafe { bytes256::load_nibbles(p) }
     }
 
     #[inline(always)]

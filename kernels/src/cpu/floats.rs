@@ -70,6 +70,15 @@ impl<'a> Floats<'a> {
         }
     }
 
+    /// Elements `start..`.
+    pub(crate) fn from(self, start: usize) -> Floats<'a> {
+        match self {
+            Floats::F32(x) => Floats::F32(&x[start..]),
+            Floats::F16(x) => Floats::F16(&x[start..]),
+            Floats::BF16(x) => Floats::BF16(&x[start..]),
+        }
+    }
+
     /// Elements `start..start + LANES`, or those up to `end` and zeros.
     #[inline(always)]
     pub(crate) fn load<S: Simd>(self, s: S, start: usize, end: usize) -> S::V {

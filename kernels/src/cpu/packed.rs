@@ -1,25 +1,64 @@
 //! Rows of packed weights: see [`Format`](crate::Format).
 
-use half::bf16;
-
 use super::{
+    ggml,
     simd::{LANES, Simd},
-    weight::{OperandOf, Weight},
 };
+use crate::BlockType;
 
 /// A packed weight `[N, K]` of any format.
 #[derive(Clone, Copy)]
 pub(crate) enum Packed<'a> {
     Mxfp4(Mxfp4Rows<'a>),
     Fp8(Fp8Rows<'a>),
+    Blocks(BlockType, &'a [u8]),
 }
 
-/// A format whose elements are decoded.
-pub(crate) trait PackedWeight: Weight<Input = bf16> {
+/// What is done with the rows of a packed weight of any format.
+pub(crate) trait WithPacked {
+    fn run<W: PackedWeight>(self, rows: W::Rows<'_>);
+}
+
+impl Packed<'_> {
+    /// Calls `with` for the format.
+    pub(crate) fn run(self, with: impl WithPacked) {
+        match self {
+            Packed::Mxfp4(rows) => with.run::<Mxfp4>(rows),
+            Packed::Fp8(rows) => with.run::<Fp8>(rows),
+            Packed::Blocks(blocks, rows) => match blocks {
+                BlockType::Q4_0 => with.run::<ggml::Blocks<ggml::Q4_0>>(rows),
+                BlockType::Q4_1 => with.run::<ggml::Blocks<ggml::Q4_1>>(rows),
+                BlockType::Q5_0 => with.run::<ggml::Blocks<ggml::Q5_0>>(rows),
+                BlockType::Q5_1 => with.run::<ggml::Blocks<ggml::Q5_1>>(rows),
+                BlockType::Q8_0 => with.run::<ggml::Blocks<ggml::Q8_0>>(rows),
+                BlockType::Q2K => with.run::<ggml::Blocks<ggml::Q2K>>(rows),
+                BlockType::Q3K => with.run::<ggml::Blocks<ggml::Q3K>>(rows),
+                BlockType::Q4K => with.run::<ggml::Blocks<ggml::Q4K>>(rows),
+                BlockType::Q5K => with.run::<ggml::Blocks<ggml::Q5K>>(rows),
+                BlockType::Q6K => with.run::<ggml::Blocks<ggml::Q6K>>(rows),
+                BlockType::Iq4Nl => with.run::<ggml::Blocks<ggml::Iq4Nl>>(rows),
+                BlockType::Iq4Xs => with.run::<ggml::Blocks<ggml::Iq4Xs>>(rows),
+                BlockType::Mxfp4Block => with.run::<ggml::Blocks<ggml::Mxfp4Block>>(rows),
+            },
+        }
+    }
+}
+
+/// A format, and how its elements are decoded.
+pub(crate) trait PackedWeight: 'static {
+    /// All rows.
+    type Rows<'a>: Copy + Send + Sync;
+    /// One row.
+    type Row<'a>: Copy;
+
+    /// Row `n` of a weight with rows of `k` elements.
+    fn row<'a>(rows: Self::Rows<'a>, n: usize, k: usize) -> Self::Row<'a>;
+    /// The memory of a row, where most of it is.
+    fn bytes<'a>(row: Self::Row<'a>) -> &'a [u8];
     /// Elements `at..at + n` of a row in f32: those at even places, and those at odd ones.
     ///
     /// # Safety
-    /// As for [`Weight::load_weight`].
+    /// The row has them, `at` is a multiple of 32, and `n` at most that.
     unsafe fn load_halves<S: Simd>(s: S, row: Self::Row<'_>, at: usize, n: usize) -> [S::V; 2];
 }
 
@@ -36,11 +75,9 @@ pub(crate) struct Mxfp4Rows<'a> {
     pub(crate) scales: &'a [u8],
 }
 
-impl Weight for Mxfp4 {
-    type Input = bf16;
+impl PackedWeight for Mxfp4 {
     type Rows<'a> = Mxfp4Rows<'a>;
     type Row<'a> = Mxfp4Rows<'a>;
-    const PACKED: bool = true;
 
     #[inline(always)]
     fn row<'a>(rows: Self::Rows<'a>, n: usize, k: usize) -> Self::Row<'a> {
@@ -52,18 +89,10 @@ impl Weight for Mxfp4 {
     }
 
     #[inline(always)]
-    fn bytes<'a>(rows: Self::Rows<'a>, n: usize, count: usize, k: usize) -> &'a [u8] {
-        &rows.values[n * (k / 2)..(n + count) * (k / 2)]
+    fn bytes<'a>(row: Self::Row<'a>) -> &'a [u8] {
+        row.values
     }
 
-    #[inline(always)]
-    unsafe fn load_weight<S: Simd>(s: S, row: Mxfp4Rows<'_>, at: usize, n: usize) -> OperandOf<Self, S> {
-        // SAFETY: as promised by the caller.
-        s.join(unsafe { Mxfp4::load_halves(s, row, at, n) })
-    }
-}
-
-impl PackedWeight for Mxfp4 {
     #[inline(always)]
     unsafe fn load_halves<S: Simd>(s: S, row: Mxfp4Rows<'_>, at: usize, _: usize) -> [S::V; 2] {
         // SAFETY: rows are whole blocks, and the caller vouches for this one.
@@ -111,11 +140,9 @@ impl Fp8Block {
     }
 }
 
-impl Weight for Fp8 {
-    type Input = bf16;
+impl PackedWeight for Fp8 {
     type Rows<'a> = Fp8Rows<'a>;
     type Row<'a> = Fp8Rows<'a>;
-    const PACKED: bool = true;
 
     #[inline(always)]
     fn row<'a>(rows: Self::Rows<'a>, n: usize, k: usize) -> Self::Row<'a> {
@@ -125,18 +152,10 @@ impl Weight for Fp8 {
     }
 
     #[inline(always)]
-    fn bytes<'a>(rows: Self::Rows<'a>, n: usize, count: usize, k: usize) -> &'a [u8] {
-        &rows.values[n * k..(n + count) * k]
+    fn bytes<'a>(row: Self::Row<'a>) -> &'a [u8] {
+        row.values
     }
 
-    #[inline(always)]
-    unsafe fn load_weight<S: Simd>(s: S, row: Fp8Rows<'_>, at: usize, n: usize) -> OperandOf<Self, S> {
-        // SAFETY: as promised by the caller.
-        s.join(unsafe { Fp8::load_halves(s, row, at, n) })
-    }
-}
-
-impl PackedWeight for Fp8 {
     #[inline(always)]
     unsafe fn load_halves<S: Simd>(s: S, row: Fp8Rows<'_>, at: usize, n: usize) -> [S::V; 2] {
         // SAFETY: the caller vouches for the elements; a row has a scale for each of its blocks.

@@ -67,6 +67,7 @@ fn e4m3(code: u8) -> f32 {
 impl Simd for Portable {
     type V = Array;
     type Pairs = [u32; LANES];
+    type Bytes = [u8; 2 * LANES];
 
     const REGISTERS: usize = 4;
 
@@ -212,6 +213,49 @@ impl Simd for Portable {
     #[inline(always)]
     fn join(self, [first, second]: [Array; 2]) -> [u32; LANES] {
         std::array::from_fn(|i| pair(bf16::from_f32(first[i]), bf16::from_f32(second[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(self, p: *const u8) -> [u8; 2 * LANES] {
+        // SAFETY: the caller vouches for 32 bytes.
+        unsafe { p.cast::<[u8; 2 * LANES]>().read() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(self, p: *const u8) -> [u8; 2 * LANES] {
+        // SAFETY: the caller vouches for 16 bytes.
+        let bytes = unsafe { p.cast::<[u8; LANES]>().read() };
+        std::array::from_fn(|i| if i < LANES { bytes[i] & 15 } else { bytes[i - LANES] >> 4 })
+    }
+
+    #[inline(always)]
+    fn spread_bits(self, bits: u32) -> [u8; 2 * LANES] {
+        std::array::from_fn(|i| (bits >> i & 1) as u8)
+    }
+
+    #[inline(always)]
+    fn bits(self, bytes: [u8; 2 * LANES], from: u32, mask: u8, to: u32) -> [u8; 2 * LANES] {
+        bytes.map(|byte| (byte >> from & mask) << to)
+    }
+
+    #[inline(always)]
+    fn or(self, a: [u8; 2 * LANES], b: [u8; 2 * LANES]) -> [u8; 2 * LANES] {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+
+    #[inline(always)]
+    fn look_up(self, bytes: [u8; 2 * LANES], table: &[i8; 16]) -> [u8; 2 * LANES] {
+        bytes.map(|byte| table[usize::from(byte & 15)] as u8)
+    }
+
+    #[inline(always)]
+    fn unsigned(self, bytes: [u8; 2 * LANES]) -> [Array; 2] {
+        [0, 1].map(|half| std::array::from_fn(|i| f32::from(bytes[2 * i + half])))
+    }
+
+    #[inline(always)]
+    fn signed(self, bytes: [u8; 2 * LANES]) -> [Array; 2] {
+        [0, 1].map(|half| std::array::from_fn(|i| f32::from(bytes[2 * i + half] as i8)))
     }
 
     #[inline(always)]

@@ -19,6 +19,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     type V: Copy;
     /// 16 pairs of bf16.
     type Pairs: Copy;
+    /// 32 bytes.
+    type Bytes: Copy;
 
     /// Registers that hold a vector: limits the tiles of matrix products.
     const REGISTERS: usize;
@@ -84,6 +86,26 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `n <= 32` elements can be written at `p`.
     unsafe fn store_pairs(self, p: *mut bf16, n: usize, pairs: Self::Pairs);
+    /// # Safety
+    /// 32 bytes can be read at `p`.
+    unsafe fn load_bytes(self, p: *const u8) -> Self::Bytes;
+    /// The lower halves of 16 bytes, then the upper ones.
+    ///
+    /// # Safety
+    /// 16 bytes can be read at `p`.
+    unsafe fn load_nibbles(self, p: *const u8) -> Self::Bytes;
+    /// Byte i is 1 where bit i is.
+    fn spread_bits(self, bits: u32) -> Self::Bytes;
+    /// Of each byte `(byte >> from & mask) << to`, which fits a byte; `mask` no wider than what is left of it.
+    fn bits(self, bytes: Self::Bytes, from: u32, mask: u8, to: u32) -> Self::Bytes;
+    /// Both.
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Of each byte, which is below 16, the entry of the table.
+    fn look_up(self, bytes: Self::Bytes, table: &[i8; 16]) -> Self::Bytes;
+    /// The bytes as numbers from 0 to 255: those at even places, and those at odd ones.
+    fn unsigned(self, bytes: Self::Bytes) -> [Self::V; 2];
+    /// The bytes as numbers from -128 to 127.
+    fn signed(self, bytes: Self::Bytes) -> [Self::V; 2];
     /// The 32 E2M1 values of 16 bytes: of each byte the lower half, and the upper one.
     ///
     /// # Safety

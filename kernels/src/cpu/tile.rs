@@ -3,16 +3,13 @@
 //! Every output is one dot product: lane `l` of an accumulator sums the products at positions `l`, `l + 16`, ...
 //! of K (pairs of positions for bf16) in ascending order, then the lanes are summed by one fixed tree. Rows and
 //! columns of a tile only share loads, so tile shapes may differ from call to call and the bits do not.
-//!
-//! A packed weight is decoded to the inputs' type on its way into a register or, where many rows meet it, once into a
-//! panel in the cache; both are the same numbers.
 
 use std::ops::Range;
 
 use super::{
-    Floats, Kernel, Parts, panel,
+    Floats, Kernel, Parts,
     simd::Simd,
-    weight::{Input, Weight},
+    weight::{FloatWeight, Input},
 };
 
 /// Input rows `[rows, width]`, or a selection of them.
@@ -26,7 +23,7 @@ pub(crate) struct Rows<'a, T> {
 
 impl<'a, T> Rows<'a, T> {
     #[inline(always)]
-    fn get(&self, i: usize) -> &'a [T] {
+    pub(super) fn get(&self, i: usize) -> &'a [T] {
         let row = self.select.map_or(i, |select| select[i] as usize);
         &self.data[row * self.width..(row + 1) * self.width]
     }
@@ -58,26 +55,26 @@ impl<X> Block<'_, X> {
     }
 }
 
-/// A block and the weight.
-pub(crate) struct Product<'a, W: Weight> {
-    pub(crate) weight: W::Rows<'a>,
+/// A block and a weight of floats, `[N, K]`.
+pub(crate) struct Product<'a, W: FloatWeight> {
+    pub(crate) weight: &'a [W],
     pub(crate) block: Block<'a, W::Input>,
 }
 
-impl<W: Weight> Kernel for Product<'_, W> {
+impl<W: FloatWeight> Kernel for Product<'_, W> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Product { weight, block } = self;
         let step = Block::<W::Input>::rows_in_cache(block.input.width);
         for start in block.rows.clone().step_by(step) {
             let rows = start..block.rows.end.min(start + step);
-            let part = Product::<W> { weight, block: Block { rows, ..block.clone() } };
+            let part = Product { weight, block: Block { rows, ..block.clone() } };
             if S::REGISTERS >= 32 { part.columns::<S, 4, 6>(s) } else { part.columns::<S, 2, 3>(s) }
         }
     }
 }
 
-impl<W: Weight> Product<'_, W> {
+impl<W: FloatWeight> Product<'_, W> {
     /// Columns outermost: each is read from memory once and meets all rows while in the nearest cache.
     ///
     /// Few rows take one column at a time, since nothing reads memory as fast as one ascending stream. More rows take
@@ -85,84 +82,67 @@ impl<W: Weight> Product<'_, W> {
     #[inline(always)]
     fn columns<S: Simd, const M: usize, const N: usize>(&self, s: S) {
         let k = self.block.input.width;
-        let row = |column| W::row(self.weight, column, k);
         let mut column = self.block.columns.start;
         if self.block.rows.len() > M {
             while column + N <= self.block.columns.end {
-                let rows = std::array::from_fn(|n| row(column + n));
-                if W::PACKED {
-                    panel::with(N * k, |panel: &mut [W::Input]| {
-                        let rows = panel::decode::<S, W, N>(s, rows, k, panel);
-                        self.rows::<S, W::Input, M, N>(s, column, rows, &mut Ahead::nothing());
-                    });
-                } else {
-                    let next = (self.block.columns.end - column - N).min(N);
-                    let ahead = &mut Ahead::over(W::bytes(self.weight, column + N, next, k));
-                    self.rows::<S, W, M, N>(s, column, rows, ahead);
-                }
+                let mut ahead = Ahead::over(&self.weight[(column + N) * k..], N * k);
+                self.rows::<S, M, N>(s, column, &mut ahead);
                 column += N;
             }
         }
-        let rest = self.block.columns.end - column;
-        let mut ahead = Ahead::stream(W::bytes(self.weight, column, rest, k));
+        let mut ahead = Ahead::stream(&self.weight[column * k..]);
         while column < self.block.columns.end {
-            self.rows::<S, W, M, 1>(s, column, [row(column)], &mut ahead);
+            self.rows::<S, M, 1>(s, column, &mut ahead);
             column += 1;
         }
     }
 
-    /// All rows, up to M at a time, with N rows of the weight or of its panel.
+    /// All rows, up to M at a time.
     #[inline(always)]
-    fn rows<'w, S: Simd, V: Weight<Input = W::Input>, const M: usize, const N: usize>(
-        &self,
-        s: S,
-        column: usize,
-        weights: [V::Row<'w>; N],
-        ahead: &mut Ahead,
-    ) {
+    fn rows<S: Simd, const M: usize, const N: usize>(&self, s: S, column: usize, ahead: &mut Ahead) {
         let Range { start: mut row, end } = self.block.rows;
         while row + M <= end {
-            self.tile::<S, V, M, N>(s, row, column, weights, ahead);
+            self.tile::<S, M, N>(s, row, column, ahead);
             row += M;
         }
         if row + 2 <= end {
-            self.tile::<S, V, 2, N>(s, row, column, weights, ahead);
+            self.tile::<S, 2, N>(s, row, column, ahead);
             row += 2;
         }
         if row < end {
-            self.tile::<S, V, 1, N>(s, row, column, weights, ahead);
+            self.tile::<S, 1, N>(s, row, column, ahead);
         }
     }
 
     /// Rows `row..row + M`, columns `column..column + N`.
     #[inline(always)]
-    fn tile<'w, S: Simd, V: Weight<Input = W::Input>, const M: usize, const N: usize>(
+    fn tile<S: Simd, const M: usize, const N: usize>(
         &self,
         s: S,
         row: usize,
         column: usize,
-        weights: [V::Row<'w>; N],
         ahead: &mut Ahead,
     ) {
         let k = self.block.input.width;
         let inputs: [&[W::Input]; M] = std::array::from_fn(|m| self.block.input.get(row + m));
+        let weights: [&[W]; N] =
+            std::array::from_fn(|n| &self.weight[(column + n) * k..(column + n + 1) * k]);
         let mut sums = [[s.splat(0.0); N]; M];
-        let step = W::Input::STEP;
-        let steps = k / step;
+        let steps = k / W::Input::STEP;
         let fetching = ahead.steps.min(steps);
         for i in 0..fetching {
             // SAFETY: all rows have k >= (i + 1) * STEP elements.
-            unsafe { add_step::<S, V, M, N>(s, &mut sums, inputs, weights, i * step, step) };
+            unsafe { step::<S, W, M, N>(s, &mut sums, inputs, weights, i * W::Input::STEP, W::Input::STEP) };
             ahead.fetch::<S, N>(s);
         }
         ahead.steps -= fetching;
         for i in fetching..steps {
             // SAFETY: as above.
-            unsafe { add_step::<S, V, M, N>(s, &mut sums, inputs, weights, i * step, step) };
+            unsafe { step::<S, W, M, N>(s, &mut sums, inputs, weights, i * W::Input::STEP, W::Input::STEP) };
         }
-        if !k.is_multiple_of(step) {
+        if !k.is_multiple_of(W::Input::STEP) {
             // SAFETY: all rows have k elements.
-            unsafe { add_step::<S, V, M, N>(s, &mut sums, inputs, weights, steps * step, k % step) };
+            unsafe { step::<S, W, M, N>(s, &mut sums, inputs, weights, steps * W::Input::STEP, k % W::Input::STEP) };
         }
         for (m, sums) in sums.into_iter().enumerate() {
             let start = (row + m) * self.block.out_width + self.block.out_column + column;
@@ -185,7 +165,7 @@ impl<W: Weight> Product<'_, W> {
 const LINE: usize = 64;
 /// How far ahead a single stream is fetched: a little over the memory's latency. Not a multiple of 4096, which puts
 /// both ends into the same set of a cache.
-const STREAM_AHEAD: usize = 2048;
+pub(super) const STREAM_AHEAD: usize = 2048;
 
 /// Lines that each step fetches of the next group of columns.
 const GROUP_LINES: usize = 2;
@@ -199,22 +179,17 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// Fetches nothing.
+    /// The first `n` elements of `data`, the next group of columns.
     #[inline(always)]
-    fn nothing() -> Ahead {
-        Ahead::over(&[])
-    }
-
-    /// `data`, the next group of columns.
-    #[inline(always)]
-    fn over(data: &[u8]) -> Ahead {
-        Ahead { line: data.as_ptr(), steps: data.len() / (GROUP_LINES * LINE) }
+    fn over<T>(data: &[T], n: usize) -> Ahead {
+        let bytes = size_of_val(&data[..n.min(data.len())]);
+        Ahead { line: data.as_ptr().cast(), steps: bytes / (GROUP_LINES * LINE) }
     }
 
     /// What follows the place in `data` that is being read, one column at a time.
     #[inline(always)]
-    fn stream(data: &[u8]) -> Ahead {
-        Ahead { line: data.as_ptr().wrapping_add(STREAM_AHEAD), steps: usize::MAX }
+    fn stream<T>(data: &[T]) -> Ahead {
+        Ahead { line: data.as_ptr().cast::<u8>().wrapping_add(STREAM_AHEAD), steps: usize::MAX }
     }
 
     #[inline(always)]
@@ -230,13 +205,13 @@ impl Ahead {
 /// One step along K: `n` elements from `at`.
 ///
 /// # Safety
-/// All rows have `at + n` elements, `at` is a multiple of the step and `n` at most one.
+/// All rows have `at + n` elements, and `n <= STEP`.
 #[inline(always)]
-unsafe fn add_step<S: Simd, W: Weight, const M: usize, const N: usize>(
+unsafe fn step<S: Simd, W: FloatWeight, const M: usize, const N: usize>(
     s: S,
     sums: &mut [[S::V; N]; M],
     inputs: [&[W::Input]; M],
-    weights: [W::Row<'_>; N],
+    weights: [&[W]; N],
     at: usize,
     n: usize,
 ) {
@@ -248,7 +223,7 @@ unsafe fn add_step<S: Simd, W: Weight, const M: usize, const N: usize>(
     }
     for j in 0..N {
         // SAFETY: as promised by the caller.
-        let weight = unsafe { W::load_weight(s, weights[j], at, n) };
+        let weight = unsafe { W::load_weight(s, weights[j].as_ptr().add(at), n) };
         for i in 0..M {
             sums[i][j] = W::Input::dot(s, sums[i][j], operands[i], weight);
         }

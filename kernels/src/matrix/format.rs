@@ -9,10 +9,31 @@ use crate::DType;
 pub enum Format {
     /// One after another, of a float type.
     Float(DType),
-    /// Blocks of 32 E2M1 values with an E8M0 scale.
+    /// Blocks of 32 E2M1 values, their E8M0 scales apart.
     Mxfp4,
-    /// E4M3 values with an f32 scale per block of rows and columns.
+    /// E4M3 values, apart an f32 scale per block of rows and columns.
     Fp8,
+    /// Blocks that hold their scales.
+    Blocks(BlockType),
+}
+
+/// The block formats of GGUF files (`ggml-common.h` of llama.cpp).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names are the field's; the table says what they are")]
+pub enum BlockType {
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
+    Iq4Nl,
+    Iq4Xs,
+    Mxfp4Block,
 }
 
 /// What distinguishes a format.
@@ -30,39 +51,83 @@ pub struct FormatTraits {
     pub compute: DType,
     /// CUDA kernels decode it, where K is a multiple of this; elsewhere it is decoded on its way to the GPU.
     pub cuda_k: Option<usize>,
+    /// Its number in GGUF files.
+    pub gguf: Option<u32>,
 }
 
 impl Format {
+    /// All of them.
+    pub const ALL: [Format; 18] = [
+        Format::Float(DType::F32),
+        Format::Float(DType::F16),
+        Format::Float(DType::BF16),
+        Format::Mxfp4,
+        Format::Fp8,
+        Format::Blocks(BlockType::Q4_0),
+        Format::Blocks(BlockType::Q4_1),
+        Format::Blocks(BlockType::Q5_0),
+        Format::Blocks(BlockType::Q5_1),
+        Format::Blocks(BlockType::Q8_0),
+        Format::Blocks(BlockType::Q2K),
+        Format::Blocks(BlockType::Q3K),
+        Format::Blocks(BlockType::Q4K),
+        Format::Blocks(BlockType::Q5K),
+        Format::Blocks(BlockType::Q6K),
+        Format::Blocks(BlockType::Iq4Nl),
+        Format::Blocks(BlockType::Iq4Xs),
+        Format::Blocks(BlockType::Mxfp4Block),
+    ];
+
     /// Its row of the table.
     pub const fn traits(self) -> FormatTraits {
-        let (bf16, scales) = (DType::BF16, Some(DType::F32));
         match self {
-            Format::Float(dtype) => FormatTraits {
-                name: dtype.name(),
-                block: 1,
-                block_bytes: dtype.size(),
-                scales: None,
-                compute: dtype.compute(),
-                cuda_k: Some(1),
-            },
-            Format::Mxfp4 => FormatTraits {
-                name: "MXFP4",
-                block: 32,
-                block_bytes: 16,
-                scales: Some(DType::U8),
-                compute: bf16,
-                cuda_k: Some(32),
-            },
-            Format::Fp8 => FormatTraits {
-                name: "FP8",
-                block: 1,
-                block_bytes: 1,
-                scales,
-                compute: bf16,
-                cuda_k: Some(16),
+            Format::Float(DType::F32) => floats(DType::F32, Some(0)),
+            Format::Float(DType::F16) => floats(DType::F16, Some(1)),
+            Format::Float(DType::BF16) => floats(DType::BF16, Some(30)),
+            Format::Float(dtype) => floats(dtype, None),
+            Format::Mxfp4 => apart("MXFP4", [32, 16], DType::U8, 32),
+            Format::Fp8 => apart("FP8", [1, 1], DType::F32, 16),
+            Format::Blocks(blocks) => match blocks {
+                BlockType::Q4_0 => of_blocks("Q4_0", [32, 18], 2),
+                BlockType::Q4_1 => of_blocks("Q4_1", [32, 20], 3),
+                BlockType::Q5_0 => of_blocks("Q5_0", [32, 22], 6),
+                BlockType::Q5_1 => of_blocks("Q5_1", [32, 24], 7),
+                BlockType::Q8_0 => of_blocks("Q8_0", [32, 34], 8),
+                BlockType::Q2K => of_blocks("Q2_K", [256, 84], 10),
+                BlockType::Q3K => of_blocks("Q3_K", [256, 110], 11),
+                BlockType::Q4K => of_blocks("Q4_K", [256, 144], 12),
+                BlockType::Q5K => of_blocks("Q5_K", [256, 176], 13),
+                BlockType::Q6K => of_blocks("Q6_K", [256, 210], 14),
+                BlockType::Iq4Nl => of_blocks("IQ4_NL", [32, 18], 20),
+                BlockType::Iq4Xs => of_blocks("IQ4_XS", [256, 136], 23),
+                BlockType::Mxfp4Block => of_blocks("MXFP4", [32, 17], 39),
             },
         }
     }
+}
+
+const fn floats(dtype: DType, gguf: Option<u32>) -> FormatTraits {
+    FormatTraits {
+        name: dtype.name(),
+        block: 1,
+        block_bytes: dtype.size(),
+        scales: None,
+        compute: dtype.compute(),
+        cuda_k: Some(1),
+        gguf,
+    }
+}
+
+/// Scales lie apart.
+const fn apart(name: &'static str, [block, block_bytes]: [usize; 2], scales: DType, cuda_k: usize) -> FormatTraits {
+    let (scales, cuda_k) = (Some(scales), Some(cuda_k));
+    FormatTraits { name, block, block_bytes, scales, compute: DType::BF16, cuda_k, gguf: None }
+}
+
+/// Scales lie in the blocks.
+const fn of_blocks(name: &'static str, [block, block_bytes]: [usize; 2], gguf: u32) -> FormatTraits {
+    let gguf = Some(gguf);
+    FormatTraits { name, block, block_bytes, scales: None, compute: DType::BF16, cuda_k: None, gguf }
 }
 
 impl fmt::Display for Format {

@@ -114,3 +114,39 @@ fn misfits_are_named() {
     assert!(good.floats().is_err_and(|error| error.to_string().contains("this one is FP8")));
     assert!(good.decoded(DType::F16).unwrap_err().to_string().contains("`out` is float16"));
 }
+
+/// Blocks and the floats that llama.cpp's package decodes them to: see `block_formats.py`.
+#[test]
+fn block_formats_decode_as_in_llama_cpp() {
+    let mut rest = &include_bytes!("block_formats.bin")[..];
+    let mut take = |bytes: usize| {
+        let (first, others) = rest.split_at(bytes);
+        rest = others;
+        (first, others.is_empty())
+    };
+    let mut tested = Vec::new();
+    loop {
+        let words: Vec<u32> =
+            take(12).0.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
+        let (elements, size) = (words[1] as usize, words[2] as usize);
+        let is_it = |format: &Format| matches!(format, Format::Blocks(_)) && format.traits().gguf == Some(words[0]);
+        let format = Format::ALL.into_iter().find(is_it).unwrap();
+        let Format::Blocks(blocks) = format else { panic!("{format}") };
+        assert_eq!((format.traits().block, format.traits().block_bytes), (elements, size), "{format}");
+        let matrix = Matrix::blocks(blocks, bytes([1, 3 * size], take(3 * size).0)).unwrap();
+        assert_eq!(matrix.shape().dims(), [1, 3 * elements]);
+        let (expected, is_last) = take(3 * elements * 4);
+        let found = matrix.decoded(DType::F32).unwrap();
+        let found = found.as_slice::<f32>().unwrap();
+        for (i, (found, expected)) in found.iter().zip(expected.chunks(4)).enumerate() {
+            let expected = f32::from_le_bytes(expected.try_into().unwrap());
+            assert!(*found == expected, "{format}, element {i}: {found}, expected {expected}");
+        }
+        tested.push(format);
+        if is_last {
+            break;
+        }
+    }
+    let all = Format::ALL.into_iter().filter(|format| matches!(format, Format::Blocks(_)));
+    assert_eq!(tested.len(), all.count());
+}

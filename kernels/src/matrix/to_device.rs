@@ -23,6 +23,7 @@ impl Matrix {
             to.concatenated(Shape::new([rows, elements / rows.max(1)]), &tensors)
         };
         match format {
+            Format::Blocks(_) => Matrix::of_floats(to, shape, parts),
             Format::Float(_) => {
                 let values: Vec<&Tensor> = parts.iter().map(|part| &part.values).collect();
                 Ok(Matrix::from(to.concatenated(shape, &values)?))
@@ -46,7 +47,7 @@ impl Matrix {
 
     /// As [`Matrix::concatenated`], but what is packed becomes floats.
     pub(crate) fn concatenated_floats(to: &Allocator<'_>, shape: Shape, parts: &[&Matrix]) -> Result<Matrix> {
-        match parts.iter().any(|part| part.scales.is_some()) {
+        match parts.iter().any(|part| !matches!(part.format, Format::Float(_))) {
             true => Matrix::of_floats(to, shape, parts),
             false => Matrix::concatenated(to, shape, parts),
         }

@@ -205,7 +205,7 @@ mod tests {
     use half::{bf16, f16};
 
     use super::*;
-    use crate::{Element, cpu::Weight, ops::testing::*};
+    use crate::{Element, cpu::FloatWeight, ops::testing::*};
 
     /// Two parts, the second with a bias, and the values that they hold.
     fn two_parts<T: Rounded>(k: usize, n: [usize; 2], values: &[f32]) -> Linear {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     /// Compares with sums in f64, then rows of batches with the same rows in larger ones.
-    fn check<W: Rounded + Weight<Input: Rounded>>(k: usize, n: [usize; 2]) {
+    fn check<W: Rounded + FloatWeight<Input: Rounded>>(k: usize, n: [usize; 2]) {
         let mut random = Random::new(7);
         let weights = random.floats((n[0] + n[1]) * k, 1.0);
         let x: Vec<W::Input> = rounded(&random.floats(100 * k, 1.0));

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::{
     DType, Format, Isa, Matrix,
-    cpu::{Block, Fp8, Input, Mxfp4, Packed, Product},
+    cpu::{Block, Input, Product, multiply_packed},
 };
 
 /// A type of activations, for products with all weights that meet it.
@@ -16,8 +16,7 @@ pub(super) trait Multiply: Input {
 impl Multiply for bf16 {
     fn multiply(isa: Isa, weight: &Matrix, block: Block<'_, bf16>) {
         match weight.packed() {
-            Ok(Some(Packed::Mxfp4(weight))) => isa.run(Product::<Mxfp4> { weight, block }),
-            Ok(Some(Packed::Fp8(weight))) => isa.run(Product::<Fp8> { weight, block }),
+            Ok(Some(packed)) => multiply_packed(isa, packed, block),
             _ => isa.run(Product::<bf16> { weight: weight.values().view().elements(), block }),
         }
     }

@@ -3,29 +3,48 @@
 use half::bf16;
 
 use super::{testing::*, *};
-use crate::{Allocator, DType, Device, Format, Matrix, Tensor};
+use crate::{Allocator, BlockType, DType, Device, Format, FormatTraits, Matrix, Tensor};
 
+/// Formats with CUDA kernels.
 const FORMATS: [Format; 2] = [Format::Mxfp4, Format::Fp8];
+
+/// Rows of the blocks of a format that `block_formats.py` made, in turn.
+fn blocks(blocks: BlockType, [n, k]: [usize; 2], random: &mut Random) -> Matrix {
+    let FormatTraits { block, block_bytes, gguf, .. } = Format::Blocks(blocks).traits();
+    let file = include_bytes!("../matrix/block_formats.bin");
+    let mut head = Vec::new();
+    for word in [gguf.unwrap(), block as u32, block_bytes as u32] {
+        head.extend(word.to_le_bytes());
+    }
+    let start = file.windows(12).position(|window| window == head).unwrap() + 12;
+    let row_blocks = (0..n * k / block).flat_map(|_| {
+        let at = start + random.below(3) * block_bytes;
+        &file[at..at + block_bytes]
+    });
+    let bytes: Vec<u8> = row_blocks.copied().collect();
+    Matrix::blocks(blocks, Tensor::from_slice([n, k / block * block_bytes], &bytes).unwrap()).unwrap()
+}
 
 /// A matrix `[n, k]` of random codes, whose elements are about as large as 1.
 fn random(format: Format, [n, k]: [usize; 2], seed: u64) -> Matrix {
     let mut random = Random::new(seed);
-    let mut bytes = |n: usize| -> Vec<u8> { (0..n).map(|_| random.next() as u8).collect() };
+    let bytes = |random: &mut Random, n: usize| -> Vec<u8> { (0..n).map(|_| random.next() as u8).collect() };
     match format {
         Format::Mxfp4 => {
-            let values = Tensor::from_slice([n, k / 2], &bytes(n * k / 2)).unwrap();
-            let scales: Vec<u8> = bytes(n * k / 32).iter().map(|byte| 122 + byte % 5).collect();
+            let values = Tensor::from_slice([n, k / 2], &bytes(&mut random, n * k / 2)).unwrap();
+            let scales: Vec<u8> = bytes(&mut random, n * k / 32).iter().map(|byte| 122 + byte % 5).collect();
             Matrix::mxfp4(values, Tensor::from_slice([n, k / 32], &scales).unwrap()).unwrap()
         }
         Format::Fp8 => {
             let values: Vec<u8> =
-                bytes(n * k).iter().map(|code| if code & 0x7f == 0x7f { 0 } else { *code }).collect();
+                bytes(&mut random, n * k).iter().map(|code| if code & 0x7f == 0x7f { 0 } else { *code }).collect();
             let of_scales = [n.div_ceil(128), k.div_ceil(128)];
             let scales: Vec<f32> =
                 (0..of_scales[0] * of_scales[1]).map(|_| (1.5 + random.float()) / 512.0).collect();
             let scales = Tensor::from_slice(of_scales, &scales).unwrap();
             Matrix::fp8(Tensor::from_slice([n, k], &values).unwrap(), scales, [128, 128]).unwrap()
         }
+        Format::Blocks(of) => blocks(of, [n, k], &mut random),
         Format::Float(_) => panic!("not packed"),
     }
 }
@@ -74,6 +93,29 @@ fn linear() {
                 for rows in [1, 2, 5, 9, 33] {
                     assert_same_bits(&run(true, rows).1, &all[..rows * width], &what);
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn linear_with_block_formats() {
+    let (n, k) = (vec![40, 24], 768);
+    let x: Vec<bf16> = rounded(&Random::new(3).floats(70 * k, 1.0));
+    for format in Format::ALL.into_iter().filter(|format| matches!(format, Format::Blocks(_))) {
+        for device in every_device() {
+            let run = |packed: bool, rows: usize| {
+                let layer = Linear::new(parts(format, packed, &n, k, 1)).unwrap();
+                let layer = layer.to_device(&device).unwrap();
+                let input = upload(&device, [rows, k], &x[..rows * k]);
+                let mut out = empty(&device, [rows, layer.out_features()], DType::F32);
+                super::linear(&device, out.view_mut().unwrap(), input.view(), &layer).unwrap();
+                to_vec::<f32>(&device, &out)
+            };
+            let (all, what) = (run(true, 70), format!("{format} on {}", kind(&device)));
+            assert_same_bits(&all, &run(false, 70), &what);
+            for rows in [1, 2, 5, 33] {
+                assert_same_bits(&run(true, rows), &all[..rows * 64], &what);
             }
         }
     }

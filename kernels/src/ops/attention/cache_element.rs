@@ -3,10 +3,10 @@
 use half::bf16;
 
 use super::CHUNK;
-use crate::cpu::{Float, Input, LANES, Simd};
+use crate::cpu::{Float, FloatWeight, Input, LANES, Simd};
 
 /// An element type of keys and values.
-pub(in crate::ops) trait CacheElement: Input {
+pub(in crate::ops) trait CacheElement: Input + FloatWeight<Input = Self> {
     /// Elements of a key that lie together.
     const GROUP: usize;
 

@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use super::*;
 use crate::{
     DType, Tensor,
-    cpu::Weight,
+    cpu::FloatWeight,
     ops::{Norm, NormKind, RopeLayout, RopeTable, absorb_queries, expand_values, latent_cache, testing::*},
 };
 
@@ -37,7 +37,7 @@ struct Case<W> {
 
 const LENGTHS: [(usize, usize); 4] = [(1, 1), (5, 5), (40, 140), (1, 130)];
 
-impl<W: Rounded + Weight<Input: Rounded>> Case<W> {
+impl<W: Rounded + FloatWeight<Input: Rounded>> Case<W> {
     fn new(heads: usize, sizes: [usize; 4], block_size: usize, lengths: &[(usize, usize)]) -> Case<W> {
         let [nope, rope, latent, value] = sizes;
         let mut random = Random::new(20);

@@ -179,7 +179,7 @@ impl Cut {
             Format::Float(DType::BF16) if k.is_multiple_of(8) => &MMA,
             Format::Float(DType::BF16) => &SIMT_BF16,
             Format::Float(DType::F16) => &SIMT_F16,
-            Format::Float(DType::F32 | DType::U32 | DType::U8) => &SIMT_F32,
+            Format::Float(DType::F32 | DType::U32 | DType::U8) | Format::Blocks(_) => &SIMT_F32,
         };
         let stages = k.div_ceil(family.stage).max(1);
         let most = (k / SHORTEST_PART).clamp(1, MOST_PARTS);

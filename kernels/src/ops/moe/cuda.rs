@@ -56,7 +56,7 @@ impl Variant {
                 return Variant::simt(["moe_gate_up_simt_bf16", "moe_down_simt_bf16"]);
             }
             Format::Float(DType::F16) => return Variant::simt(["moe_gate_up_simt_f16", "moe_down_simt_f16"]),
-            Format::Float(DType::F32 | DType::U32 | DType::U8) => {
+            Format::Float(DType::F32 | DType::U32 | DType::U8) | Format::Blocks(_) => {
                 return Variant::simt(["moe_gate_up_simt_f32", "moe_down_simt_f32"]);
             }
         };

@@ -3,7 +3,7 @@ use half::{bf16, f16};
 use super::*;
 use crate::{
     Allocator, Tensor,
-    cpu::Weight,
+    cpu::FloatWeight,
     ops::{Activation, Expert, Linear, LinearPart, testing::*},
 };
 
@@ -11,7 +11,7 @@ const SIZES: [usize; 5] = [100, 3, 40, 70, 9];
 const OAI: Glu = Glu::SwigluOai { alpha: 1.702, limit: 1.0 };
 
 /// Values of experts: gate `[I, H]`, up `[I, H]`, down `[H, I]` of each, and their biases.
-struct Case<W: Weight<Input: Rounded>> {
+struct Case<W: FloatWeight<Input: Rounded>> {
     /// Rows, experts per row, hidden and intermediate size, experts.
     sizes: [usize; 5],
     weights: Vec<[Vec<W>; 3]>,
@@ -23,7 +23,7 @@ struct Case<W: Weight<Input: Rounded>> {
     weigh: WeighExperts,
 }
 
-impl<W: Rounded + Weight<Input: Rounded>> Case<W> {
+impl<W: Rounded + FloatWeight<Input: Rounded>> Case<W> {
     fn new(glu: Glu, weigh: WeighExperts, biased: bool) -> Case<W> {
         Case::sized(SIZES, glu, weigh, biased)
     }

@@ -1,0 +1,124 @@
+//! Matrix products with a packed weight. One row of inputs meets what is decoded in registers. For more, a few rows of the
+//! weight are decoded into a panel that stays in the thread's cache, and are floats from then on. Both are the same
+//! numbers in the same order as those of the decoded weight.
+
+use std::cell::RefCell;
+
+use half::bf16;
+
+use super::{
+    Isa, Kernel,
+    packed::{Packed, PackedWeight, WithPacked},
+    simd::{LANES, Simd},
+    tile::{Block, Product, STREAM_AHEAD},
+};
+
+/// Elements that are decoded together.
+const STEP: usize = 2 * LANES;
+/// Rows of the weight in a panel: whole tiles of every instruction set.
+const PANEL_ROWS: usize = 12;
+
+thread_local! {
+    /// Grows to the largest panel that the thread has needed.
+    static PANEL: RefCell<Vec<bf16>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A block of the product with `weight`.
+pub(crate) fn multiply(isa: Isa, weight: Packed<'_>, block: Block<'_, bf16>) {
+    weight.run(Multiply { isa, block });
+}
+
+struct Multiply<'a> {
+    isa: Isa,
+    block: Block<'a, bf16>,
+}
+
+impl WithPacked for Multiply<'_> {
+    fn run<W: PackedWeight>(self, weight: W::Rows<'_>) {
+        let Multiply { isa, block } = self;
+        if block.rows.len() == 1 {
+            return isa.run(OneRow::<W> { weight, block });
+        }
+        let k = block.input.width;
+        PANEL.with_borrow_mut(|panel| {
+            if panel.len() < PANEL_ROWS * k {
+                panel.resize(PANEL_ROWS * k, bf16::ZERO);
+            }
+            for first in block.columns.clone().step_by(PANEL_ROWS) {
+                let rows = PANEL_ROWS.min(block.columns.end - first);
+                let panel = &mut panel[..rows * k];
+                isa.run(Decode::<W> { weight, first, k, panel });
+                let block = Block {
+                    bias: block.bias.map(|bias| bias.from(first)),
+                    out_column: block.out_column + first,
+                    columns: 0..rows,
+                    ..block.clone()
+                };
+                isa.run(Product::<bf16> { weight: panel, block });
+            }
+        });
+    }
+}
+
+/// Rows `first..` of a weight.
+struct Decode<'a, 'w, W: PackedWeight> {
+    weight: W::Rows<'w>,
+    first: usize,
+    k: usize,
+    /// `[rows, K]`
+    panel: &'a mut [bf16],
+}
+
+impl<W: PackedWeight> Kernel for Decode<'_, '_, W> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for (n, out) in (self.first..).zip(self.panel.chunks_exact_mut(self.k.max(1))) {
+            let row = W::row(self.weight, n, self.k);
+            for (at, out) in (0..).step_by(STEP).zip(out.chunks_mut(STEP)) {
+                // SAFETY: the row has as many elements as `out`, which has room for those of this step.
+                unsafe {
+                    let operand = s.join(W::load_halves(s, row, at, out.len()));
+                    s.store_pairs(out.as_mut_ptr(), out.len(), operand);
+                }
+            }
+        }
+    }
+}
+
+/// A block of one row of inputs.
+struct OneRow<'a, 'w, W: PackedWeight> {
+    weight: W::Rows<'w>,
+    block: Block<'a, bf16>,
+}
+
+impl<W: PackedWeight> Kernel for OneRow<'_, '_, W> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let OneRow { weight, block } = self;
+        let (row, k) = (block.rows.start, block.input.width);
+        let input = block.input.get(row);
+        for column in block.columns.clone() {
+            let of_column = W::row(weight, column, k);
+            // Memory is read in one stream: a line ahead for every line that is read.
+            let bytes = W::bytes(of_column);
+            let (mut ahead, per_step) = (bytes.as_ptr().wrapping_add(STREAM_AHEAD), bytes.len() * STEP / k.max(1));
+            let mut sum = s.splat(0.0);
+            for (at, input) in (0..).step_by(STEP).zip(input.chunks(STEP)) {
+                s.prefetch(ahead);
+                ahead = ahead.wrapping_add(per_step);
+                // SAFETY: the row has as many elements as the input.
+                unsafe {
+                    let operand = s.join(W::load_halves(s, of_column, at, input.len()));
+                    sum = s.dot_pairs(sum, s.load_pairs(input.as_ptr(), input.len()), operand);
+                }
+            }
+            let mut sum = s.sum(sum);
+            if let Some(bias) = block.bias {
+                sum += bias.get(column);
+            }
+            let at = row * block.out_width + block.out_column + column;
+            // SAFETY: the block is ours alone.
+            unsafe { block.out.get(at..at + 1)[0] = sum };
+        }
+    }
+}
