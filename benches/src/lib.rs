@@ -2,7 +2,7 @@
 
 use half::bf16;
 use mosu_kernels::{
-    DType, Device, Result, Tensor,
+    DType, Device, Format, FormatTraits, Matrix, Result, Tensor,
     ops::{Linear, LinearPart, linear},
 };
 
@@ -21,6 +21,34 @@ impl Random {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    /// A matrix of random bits in any format, its scales of the order of 1; `K` is `k`.
+    ///
+    /// # Errors
+    /// When memory is short, or rows are not whole blocks.
+    pub fn matrix(&mut self, format: Format, [n, k]: [usize; 2]) -> Result<Matrix> {
+        let FormatTraits { block, block_bytes, .. } = format.traits();
+        let mut bytes = |shape: [usize; 2]| {
+            let mut tensor = Tensor::zeros(shape, DType::U8)?;
+            // No byte is the upper half of an f16 that is infinite, nor a NaN of FP8.
+            tensor.as_mut_slice::<u8>()?.fill_with(|| (self.float().to_bits() >> 8) as u8 & 0x3b);
+            Ok(tensor)
+        };
+        match format {
+            Format::Float(_) => Ok(self.bf16([n, k])?.into()),
+            Format::Mxfp4 => {
+                let mut scales = Tensor::zeros([n, k / block], DType::U8)?;
+                scales.as_mut_slice::<u8>()?.fill(127);
+                Matrix::mxfp4(bytes([n, k / 2])?, scales)
+            }
+            Format::Fp8 => {
+                let mut scales = Tensor::zeros([n.div_ceil(128), k.div_ceil(128)], DType::F32)?;
+                scales.as_mut_slice::<f32>()?.fill(1.0);
+                Matrix::fp8(bytes([n, k])?, scales, [128, 128])
+            }
+            Format::Blocks(blocks) => Matrix::blocks(blocks, bytes([n, k / block * block_bytes])?),
+        }
     }
 
     /// A bf16 tensor.

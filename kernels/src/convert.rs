@@ -170,16 +170,10 @@ impl<W: PackedWeight, T: Float> Kernel for DecodeRows<'_, '_, W, T> {
         for (row, out) in (self.first..).zip(self.out.chunks_exact_mut(self.columns)) {
             let row = W::row(self.rows, row, self.columns);
             for (at, out) in (0..).step_by(STEP).zip(out.chunks_mut(STEP)) {
-                let (mut even, mut odd, mut both) = ([0.0; LANES], [0.0; LANES], [0.0; STEP]);
                 // SAFETY: the row has as many elements as `out`.
                 let halves = unsafe { W::load_halves(s, row, at, out.len()) };
-                f32::store(s, &mut even, halves[0]);
-                f32::store(s, &mut odd, halves[1]);
-                for (pair, (even, odd)) in both.chunks_exact_mut(2).zip(even.into_iter().zip(odd)) {
-                    (pair[0], pair[1]) = (even, odd);
-                }
-                for (out, both) in out.chunks_mut(LANES).zip(both.chunks(LANES)) {
-                    T::store(s, out, f32::load(s, both));
+                for (out, half) in out.chunks_mut(LANES).zip(halves) {
+                    T::store(s, out, half);
                 }
             }
         }

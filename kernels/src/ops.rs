@@ -9,6 +9,7 @@
 //! | op | writes | reads | meaning |
 //! |---|---|---|---|
 //! | [`embedding`] | out `[T,H]` | table any float `[V,H]`, ids u32 `[T]`, scale | `out[t] = scale · table[ids[t]]` |
+//! | [`matrix_embedding`] | out `[T,H]` | table `[V,H]` of any format, ids u32 `[T]`, scale | the same |
 //! | [`add_embedding`] | out `[T,H]` | table any float `[P,H]`, ids u32 `[T]` | `out[t] += table[ids[t]]` |
 //! | [`norm`] | out f32 or compute `[T,H]` | x `[T,H]`, [`Norm`] `[H]` | RMSNorm or LayerNorm of each row |
 //! | [`add_norm`] | out f32 or compute `[T,H]`, residual `[T,H]` | delta `[T,H]`, post [`Norm`]?, [`Norm`] | `residual += post(delta)`, then `norm` of it |
@@ -70,7 +71,7 @@ pub use accumulate::accumulate;
 pub use activation::{Activation, activation};
 pub use adjust_logits::adjust_logits;
 pub use attention::{AttentionMask, PagedSequences};
-pub use embedding::{add_embedding, embedding};
+pub use embedding::{add_embedding, embedding, matrix_embedding};
 pub use expand_values::expand_values;
 #[cfg(test)]
 pub(crate) use experts::StackedExperts;

@@ -7,7 +7,7 @@
 mod mixer;
 
 use half::{bf16, f16};
-use mosu_kernels::{Allocator, DType, Device, Result, View, ViewMut, ops};
+use mosu_kernels::{Allocator, DType, Device, Format, Result, View, ViewMut, ops};
 
 use crate::{
     DecoderSpec, EmbeddingSpec, FfnActivation, HeadSpec,
@@ -79,9 +79,9 @@ impl Decoder {
         let shape = [inputs.rows, spec.hidden_size];
         // With a norm behind it, the embedding goes by way of `delta`.
         let embedded = if spec.embedding.norm { &mut w.delta } else { &mut w.hidden };
-        let table = weights.embedding_table()?;
-        let scale = embedding_scale(&spec.embedding, table.dtype());
-        ops::embedding(device, embedded.get_mut(shape)?, table, inputs.token_ids, scale)?;
+        let table = weights.embedding_table();
+        let scale = embedding_scale(&spec.embedding, table.format());
+        ops::matrix_embedding(device, embedded.get_mut(shape)?, table, inputs.token_ids, scale)?;
         if let Some(table) = &weights.positions {
             ops::add_embedding(device, embedded.get_mut(shape)?, table.view(), inputs.positions)?;
         }
@@ -224,10 +224,10 @@ fn network(
 }
 
 /// The multiplier of the embeddings, as exact as the family has it.
-fn embedding_scale(spec: &EmbeddingSpec, table: DType) -> f32 {
+fn embedding_scale(spec: &EmbeddingSpec, table: Format) -> f32 {
     match (spec.scale_rounded, table) {
-        (true, DType::BF16) => bf16::from_f32(spec.scale).to_f32(),
-        (true, DType::F16) => f16::from_f32(spec.scale).to_f32(),
+        (true, Format::Float(DType::BF16)) => bf16::from_f32(spec.scale).to_f32(),
+        (true, Format::Float(DType::F16)) => f16::from_f32(spec.scale).to_f32(),
         _ => spec.scale,
     }
 }

@@ -112,7 +112,9 @@ impl TensorSource for DummyWeights {
     fn claim_matrix(&mut self, module: &str, shape: [usize; 2]) -> Result<Matrix, LoadError> {
         let [rows, columns] = shape;
         match self.format_of(module, shape) {
-            Format::Float(_) | Format::Blocks(_) => Ok(self.claim(&format!("{module}.weight"), Shape::new(shape))?.into()),
+            Format::Float(_) | Format::Blocks(_) => {
+                Ok(self.claim(&format!("{module}.weight"), Shape::new(shape))?.into())
+            }
             // Values up to 6, of which 1/128 is small enough.
             Format::Mxfp4 => {
                 let scales = self.constant([rows, columns / 32], 127u8 - 7)?;

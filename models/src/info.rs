@@ -1,6 +1,6 @@
 //! What can be known of a loaded model.
 
-use mosu_kernels::{DType, Device};
+use mosu_kernels::{DType, Device, Format};
 
 use crate::{
     DecoderSpec, ModelOptions, end_tokens::EndTokens, kv_cache::BLOCK_SIZE, plan::MemoryPlan,
@@ -14,8 +14,10 @@ pub struct ModelInfo {
     pub name: String,
     /// As config.json spells it, for example `Qwen3MoeForCausalLM`.
     pub architecture: String,
-    /// Element type of the matrices that are not packed.
-    pub dtype: DType,
+    /// Formats of the matrices and their bytes, most bytes first.
+    pub formats: Vec<(Format, u64)>,
+    /// The type that activations meet the matrices in.
+    pub compute: DType,
     /// Device, threads and instruction set, for people.
     pub device: String,
     /// Weights, a tied output projection counted once.
@@ -56,6 +58,12 @@ pub struct ModelInfo {
 }
 
 impl ModelInfo {
+    /// The formats' names: `bfloat16`, or `Q4_K, Q6_K`.
+    pub fn format_names(&self) -> String {
+        let names: Vec<&str> = self.formats.iter().map(|(format, _)| format.traits().name).collect();
+        names.join(", ")
+    }
+
     pub(crate) fn new(
         (name, architecture): (String, &str),
         spec: &DecoderSpec,
@@ -65,18 +73,19 @@ impl ModelInfo {
         ends: EndTokens,
     ) -> ModelInfo {
         let active_parameters = spec.active_parameters().unwrap_or(u64::MAX);
-        let dtype = weights.dtype();
+        let compute = weights.compute();
         ModelInfo {
             name,
             architecture: architecture.into(),
-            dtype,
+            formats: weights.formats(),
+            compute,
             device: describe(&options.device),
             parameters: spec.parameters().unwrap_or(u64::MAX),
             active_parameters,
             weight_bytes: plan.weights,
             active_weight_bytes: weights.active_bytes(),
             kv_cache_bytes: plan.kv_cache,
-            kv_bytes_per_token: (spec.kv_elements_per_token() * weights.compute().size()) as u64,
+            kv_bytes_per_token: (spec.kv_elements_per_token() * compute.size()) as u64,
             workspace_bytes: plan.workspace,
             memory: plan.clone(),
             num_kv_blocks: plan.num_kv_blocks,

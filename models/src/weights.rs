@@ -10,7 +10,7 @@ mod placement;
 use std::path::Path;
 
 use mosu_kernels::{
-    Allocator, DType, Matrix, Result as KernelResult, Shape, Tensor, View,
+    Allocator, DType, Matrix, Shape, Tensor,
     ops::{Experts, Linear, Norm, NormKind, RouterTables},
 };
 
@@ -83,21 +83,13 @@ pub(crate) struct DecoderWeights {
 
 impl DecoderWeights {
     /// The embedding table `[V, H]`.
-    ///
-    /// # Errors
-    /// When it is packed.
-    pub fn embedding_table(&self) -> KernelResult<View<'_>> {
-        self.embedding.parts()[0].weight.floats()
+    pub fn embedding_table(&self) -> &Matrix {
+        &self.embedding.parts()[0].weight
     }
 
     /// The type that activations meet the matrices in.
     pub fn compute(&self) -> DType {
         self.embedding.compute()
-    }
-
-    /// Element type of the matrices that are not packed.
-    pub fn dtype(&self) -> DType {
-        self.embedding.parts()[0].weight.values().dtype()
     }
 
     /// Bytes of what one token meets: its experts only, and of the two tables only the output projection.

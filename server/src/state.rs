@@ -69,8 +69,8 @@ impl App {
         if model_names.is_empty() {
             model_names.push(info.name.clone());
         }
-        let identity =
-            (env!("CARGO_PKG_VERSION"), &info.name, &info.architecture, info.dtype, info.parameters);
+        let formats = info.format_names();
+        let identity = (env!("CARGO_PKG_VERSION"), &info.name, &info.architecture, formats, info.parameters);
         let digest = Sha256::digest(format!("{identity:?}"));
         App {
             model_names,

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 
 use super::{
     bytes256,
-    simd::{E2M1, LANES, Simd},
+    simd::{LANES, Simd},
 };
 
 /// AVX2, FMA and F16C.
@@ -100,47 +100,61 @@ unsafe fn dot(sum: __m256, a: __m256i, b: __m256i) -> __m256 {
     }
 }
 
-/// The E2M1 values in the lowest four bits of each lane; the bits above may be anything.
+/// 16 bytes as numbers from 0 to 255.
 ///
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-unsafe fn e2m1(codes: __m256i) -> __m256 {
-    // SAFETY: as promised by the caller; of an index the instruction takes the lower three bits.
-    unsafe {
-        let magnitude = _mm256_permutevar8x32_ps(_mm256_loadu_ps(E2M1.as_ptr()), codes);
-        let sign = _mm256_slli_epi32::<31>(_mm256_srli_epi32::<3>(codes));
-        _mm256_or_ps(magnitude, _mm256_castsi256_ps(sign))
-    }
-}
-
-/// 16 words as floats.
-///
-/// # Safety
-/// The processor has AVX2.
-#[inline(always)]
-unsafe fn to_f32(words: __m256i) -> V {
+unsafe fn unsigned(bytes: __m128i) -> V {
     // SAFETY: as promised by the caller.
     unsafe {
-        let halves = [_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words)];
-        halves.map(|half| _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(half)))
+        let upper = _mm_srli_si128::<8>(bytes);
+        [_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(upper))]
     }
 }
 
-/// The E4M3 values in the upper halves of eight words: as floats of 16 bits their exponents are 8 too low.
+/// 16 bytes as numbers from -128 to 127.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn signed(bytes: __m128i) -> V {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let upper = _mm_srli_si128::<8>(bytes);
+        [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(upper))]
+    }
+}
+
+/// Eight E4M3 values: as floats of 16 bits their exponents are 8 too low.
 ///
 /// # Safety
 /// The processor has AVX2 and F16C.
 #[inline(always)]
-unsafe fn e4m3(words: __m128i) -> __m256 {
+unsafe fn e4m3(bytes: __m128i) -> __m256 {
     // SAFETY: as promised by the caller.
     unsafe {
+        let words = _mm_slli_epi16::<8>(_mm_cvtepu8_epi16(bytes));
         let rest = _mm_and_si128(words, _mm_set1_epi16(0x7f00));
-        let sign = _mm_and_si128(words, _mm_set1_epi16(0x8000_u16 as i16));
+        let sign = _mm_andnot_si128(_mm_set1_epi16(0x7f00), words);
         let nan = _mm_cmpeq_epi16(rest, _mm_set1_epi16(0x7f00));
         let half = _mm_or_si128(sign, _mm_srli_epi16::<1>(rest));
         let half = _mm_blendv_epi8(half, _mm_set1_epi16(0x7e00), nan);
         _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256.0))
+    }
+}
+
+/// 16 floats as bf16, in order.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn pack(v: V) -> __m256i {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        // Packing interleaves the registers' halves; the permutation puts them in order.
+        let packed = _mm256_packus_epi32(narrow(v[0]), narrow(v[1]));
+        _mm256_permute4x64_epi64::<0b11_01_10_00>(packed)
     }
 }
 
@@ -206,8 +220,22 @@ impl Simd for Avx2 {
         }
         fn or(self, a: __m256i, b: __m256i) -> __m256i { _mm256_or_si256(a, b) }
         fn look_up(self, bytes: __m256i, table: &[i8; 16]) -> __m256i { bytes256::look_up(bytes, table) }
-        fn unsigned(self, bytes: __m256i) -> [V; 2] { bytes256::unsigned(bytes).map(|words| to_f32(words)) }
-        fn signed(self, bytes: __m256i) -> [V; 2] { bytes256::signed(bytes).map(|words| to_f32(words)) }
+        fn unsigned(self, bytes: __m256i) -> [V; 2] {
+            let [first, last] = bytes256::halves(bytes);
+            [unsigned(first), unsigned(last)]
+        }
+        fn signed(self, bytes: __m256i) -> [V; 2] {
+            let [first, last] = bytes256::halves(bytes);
+            [signed(first), signed(last)]
+        }
+        fn e4m3(self, bytes: __m256i) -> [V; 2] {
+            let [first, last] = bytes256::halves(bytes);
+            [
+                [e4m3(first), e4m3(_mm_srli_si128::<8>(first))],
+                [e4m3(last), e4m3(_mm_srli_si128::<8>(last))],
+            ]
+        }
+        fn pack(self, halves: [V; 2]) -> Pairs { [pack(halves[0]), pack(halves[1])] }
         fn first(self, v: V) -> f32 { _mm256_cvtss_f32(v[0]) }
         fn max_lane(self, v: V) -> f32 {
             let lanes: [f32; 8] = transmute(_mm256_max_ps(v[0], v[1]));
@@ -291,9 +319,7 @@ impl Simd for Avx2 {
     unsafe fn store_bf16(self, p: *mut bf16, n: usize, v: V) {
         // SAFETY: the instructions as above; 16 elements, or n copied from an array of 16.
         unsafe {
-            // Packing interleaves the registers' halves; the permutation puts them in order.
-            let packed = _mm256_packus_epi32(narrow(v[0]), narrow(v[1]));
-            let v = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+            let v = pack(v);
             if n < LANES {
                 let all: [bf16; LANES] = transmute(v);
                 return copy_nonoverlapping(all.as_ptr(), p, n);
@@ -331,30 +357,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_bytes(self, p: *const u8) -> __m256i {
-        // SAFETY: the instructions as above; the caller vouches for 32 bytes.
-        unsafe { _mm256_loadu_si256(p.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_nibbles(self, p: *const u8) -> __m256i {
-        // SAFETY: the instructions as above; the caller vouches for 16 bytes.
-        unsafe { bytes256::load_nibbles(p) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_e2m1(self, p: *const u8) -> [V; 2] {
-        // SAFETY: the instructions as above; the caller vouches for 16 bytes.
-        unsafe {
-            let bytes = _mm_loadu_si128(p.cast());
-            let [a, b] = [bytes, _mm_srli_si128::<8>(bytes)].map(|half| _mm256_cvtepu8_epi32(half));
-            let [upper_a, upper_b] = [_mm256_srli_epi32::<4>(a), _mm256_srli_epi32::<4>(b)];
-            [[e2m1(a), e2m1(b)], [e2m1(upper_a), e2m1(upper_b)]]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn load_e4m3(self, p: *const u8, n: usize) -> [V; 2] {
+    unsafe fn load_bytes(self, p: *const u8, n: usize) -> __m256i {
         // SAFETY: the instructions as above; 32 bytes, or n copied to an array of 32.
         unsafe {
             let all: [u8; 2 * LANES];
@@ -364,10 +367,20 @@ impl Simd for Avx2 {
                 all = read(p, n);
                 all.as_ptr()
             };
-            let (a, b) = (_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(LANES).cast()));
-            let [even_a, even_b] = [_mm_slli_epi16::<8>(a), _mm_slli_epi16::<8>(b)];
-            [[e4m3(even_a), e4m3(even_b)], [e4m3(a), e4m3(b)]]
+            _mm256_loadu_si256(p.cast())
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(self, p: *const u8) -> __m256i {
+        // SAFETY: the instructions as above; the caller vouches for 16 bytes.
+        unsafe { bytes256::load_nibbles(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibble_pairs(self, p: *const u8) -> __m256i {
+        // SAFETY: the instructions as above; the caller vouches for 16 bytes.
+        unsafe { bytes256::load_nibble_pairs(p) }
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 
 use super::{
     bytes256,
-    simd::{E2M1, LANES, Simd},
+    simd::{LANES, Simd},
 };
 
 /// AVX-512 F, BW, DQ and VL; with `BF16` also AVX-512 BF16.
@@ -88,26 +88,17 @@ unsafe fn split(pairs: __m512i) -> [__m512; 2] {
     }
 }
 
-/// 16 words as floats.
-///
-/// # Safety
-/// The processor has AVX-512 F.
-#[inline(always)]
-unsafe fn to_f32(words: __m256i) -> __m512 {
-    // SAFETY: as promised by the caller.
-    unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(words)) }
-}
-
-/// The E4M3 values in the upper halves of 16 words: as floats of 16 bits their exponents are 8 too low.
+/// 16 E4M3 values: as floats of 16 bits their exponents are 8 too low.
 ///
 /// # Safety
 /// The processor has AVX-512 F, BW and VL.
 #[inline(always)]
-unsafe fn e4m3(words: __m256i) -> __m512 {
+unsafe fn e4m3(bytes: __m128i) -> __m512 {
     // SAFETY: as promised by the caller.
     unsafe {
+        let words = _mm256_slli_epi16::<8>(_mm256_cvtepu8_epi16(bytes));
         let rest = _mm256_and_si256(words, _mm256_set1_epi16(0x7f00));
-        let sign = _mm256_and_si256(words, _mm256_set1_epi16(0x8000_u16 as i16));
+        let sign = _mm256_andnot_si256(_mm256_set1_epi16(0x7f00), words);
         let nan = _mm256_cmpeq_epi16_mask(rest, _mm256_set1_epi16(0x7f00));
         let half = _mm256_or_si256(sign, _mm256_srli_epi16::<1>(rest));
         let half = _mm256_mask_mov_epi16(half, nan, _mm256_set1_epi16(0x7e00));
@@ -166,8 +157,26 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         }
         fn or(self, a: __m256i, b: __m256i) -> __m256i { _mm256_or_si256(a, b) }
         fn look_up(self, bytes: __m256i, table: &[i8; 16]) -> __m256i { bytes256::look_up(bytes, table) }
-        fn unsigned(self, bytes: __m256i) -> [__m512; 2] { bytes256::unsigned(bytes).map(|words| to_f32(words)) }
-        fn signed(self, bytes: __m256i) -> [__m512; 2] { bytes256::signed(bytes).map(|words| to_f32(words)) }
+        fn unsigned(self, bytes: __m256i) -> [__m512; 2] {
+            let [first, last] = bytes256::halves(bytes);
+            [_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(first)), _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(last))]
+        }
+        fn signed(self, bytes: __m256i) -> [__m512; 2] {
+            let [first, last] = bytes256::halves(bytes);
+            [_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(first)), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(last))]
+        }
+        fn e4m3(self, bytes: __m256i) -> [__m512; 2] {
+            let [first, last] = bytes256::halves(bytes);
+            [e4m3(first), e4m3(last)]
+        }
+        fn pack(self, halves: [__m512; 2]) -> __m512i {
+            if BF16 {
+                transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(halves[1], halves[0]))
+            } else {
+                let [first, last] = [narrow(halves[0]), narrow(halves[1])];
+                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), last)
+            }
+        }
         fn first(self, v: __m512) -> f32 { _mm512_cvtss_f32(v) }
         fn max_lane(self, v: __m512) -> f32 { _mm512_reduce_max_ps(v) }
         fn split(self, pairs: __m512i) -> [__m512; 2] { split(pairs) }
@@ -262,9 +271,15 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
-    unsafe fn load_bytes(self, p: *const u8) -> __m256i {
-        // SAFETY: the instructions as above; the caller vouches for 32 bytes.
-        unsafe { _mm256_loadu_si256(p.cast()) }
+    unsafe fn load_bytes(self, p: *const u8, n: usize) -> __m256i {
+        // SAFETY: the instructions as above; masked lanes are not read.
+        unsafe {
+            if n == 2 * LANES {
+                _mm256_loadu_si256(p.cast())
+            } else {
+                _mm256_maskz_loadu_epi8((1u32 << n) - 1, p.cast())
+            }
+        }
     }
 
     #[inline(always)]
@@ -274,28 +289,9 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
-    unsafe fn load_e2m1(self, p: *const u8) -> [__m512; 2] {
+    unsafe fn load_nibble_pairs(self, p: *const u8) -> __m256i {
         // SAFETY: the instructions as above; the caller vouches for 16 bytes.
-        unsafe {
-            // Of an index the instruction takes the lower four bits.
-            let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
-            let table = _mm512_loadu_ps(E2M1.as_ptr());
-            let upper = _mm512_srli_epi32::<4>(codes);
-            [_mm512_permutexvar_ps(codes, table), _mm512_permutexvar_ps(upper, table)]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn load_e4m3(self, p: *const u8, n: usize) -> [__m512; 2] {
-        // SAFETY: the instructions as above; masked lanes are not read.
-        unsafe {
-            let codes = if n == 2 * LANES {
-                _mm256_loadu_si256(p.cast())
-            } else {
-                _mm256_maskz_loadu_epi8((1u32 << n) - 1, p.cast())
-            };
-            [e4m3(_mm256_slli_epi16::<8>(codes)), e4m3(codes)]
-        }
+        unsafe { bytes256::load_nibble_pairs(p) }
     }
 
     #[inline(always)]

@@ -25,7 +25,8 @@ pub(super) unsafe fn spread_bits(bits: u32) -> __m256i {
     // SAFETY: as promised by the caller.
     unsafe {
         // Each byte of the word eight times, and of each copy another bit.
-        let copies = _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+        let copies =
+            _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
         let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(bits as i32), copies);
         let own = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
         let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, own), own);
@@ -60,22 +61,27 @@ pub(super) unsafe fn look_up(bytes: __m256i, table: &[i8; 16]) -> __m256i {
     }
 }
 
-/// Words of 16 bits, from the bytes as numbers from 0 to 255: those at even places, and those at odd ones.
+/// The lower and the upper half of each of 16 bytes.
 ///
 /// # Safety
-/// The processor has AVX2.
+/// The processor has AVX2, and 16 bytes can be read at `p`.
 #[inline(always)]
-pub(super) unsafe fn unsigned(bytes: __m256i) -> [__m256i; 2] {
+pub(super) unsafe fn load_nibble_pairs(p: *const u8) -> __m256i {
     // SAFETY: as promised by the caller.
-    unsafe { [_mm256_and_si256(bytes, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(bytes)] }
+    unsafe {
+        let bytes = _mm_loadu_si128(p.cast());
+        let upper = _mm_srli_epi16::<4>(bytes);
+        let both = _mm256_set_m128i(_mm_unpackhi_epi8(bytes, upper), _mm_unpacklo_epi8(bytes, upper));
+        _mm256_and_si256(both, _mm256_set1_epi8(15))
+    }
 }
 
-/// Words of 16 bits, from the bytes as numbers from -128 to 127.
+/// The first 16 bytes, and the last.
 ///
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-pub(super) unsafe fn signed(bytes: __m256i) -> [__m256i; 2] {
+pub(super) unsafe fn halves(bytes: __m256i) -> [__m128i; 2] {
     // SAFETY: as promised by the caller.
-    unsafe { [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes)), _mm256_srai_epi16::<8>(bytes)] }
+    unsafe { [_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes)] }
 }

@@ -2,7 +2,7 @@
 //! scales and codes are rounded to f32 in the order of its reference, so that decoded weights are the same.
 
 use super::{
-    packed::PackedWeight,
+    packed::{E2M1_TWICE, PackedWeight, half_of_power, scaled},
     simd::{LANES, Simd},
 };
 
@@ -16,7 +16,7 @@ pub(crate) trait BlockFormat: Send + Sync + 'static {
     /// Bytes of a block.
     const BYTES: usize;
 
-    /// Elements `32 step..32 (step + 1)` of a block: those at even places, and those at odd ones.
+    /// Elements `32 step..32 (step + 1)` of a block: the first 16, and the last.
     ///
     /// # Safety
     /// `BYTES` bytes can be read at `block`, and the block has that step.
@@ -29,6 +29,7 @@ pub(crate) struct Blocks<F>(std::marker::PhantomData<F>);
 impl<F: BlockFormat> PackedWeight for Blocks<F> {
     type Rows<'a> = &'a [u8];
     type Row<'a> = &'a [u8];
+    const BLOCK: usize = F::BLOCK;
 
     #[inline(always)]
     fn row<'a>(rows: Self::Rows<'a>, n: usize, k: usize) -> Self::Row<'a> {
@@ -58,29 +59,24 @@ unsafe fn f16<S: Simd>(s: S, p: *const u8) -> f32 {
     s.first(unsafe { s.load_f16(p.cast(), 1) })
 }
 
-#[inline(always)]
-fn scaled<S: Simd>(s: S, codes: [S::V; 2], scale: f32) -> [S::V; 2] {
-    codes.map(|codes| s.mul(codes, s.splat(scale)))
-}
-
 /// `scale · code + offset`
 #[inline(always)]
 fn shifted<S: Simd>(s: S, codes: [S::V; 2], scale: f32, offset: f32) -> [S::V; 2] {
-    scaled(s, codes, scale).map(|x| s.add(x, s.splat(offset)))
+    let ([first, last], offset) = (scaled(s, codes, scale), s.splat(offset));
+    [s.add(first, offset), s.add(last, offset)]
 }
 
-/// `scale · (code - zero)`
+/// `code - zero`
 #[inline(always)]
-fn centred<S: Simd>(s: S, codes: [S::V; 2], zero: f32, scale: f32) -> [S::V; 2] {
-    scaled(s, codes.map(|x| s.sub(x, s.splat(zero))), scale)
+fn less<S: Simd>(s: S, [first, last]: [S::V; 2], zero: f32) -> [S::V; 2] {
+    let zero = s.splat(zero);
+    [s.sub(first, zero), s.sub(last, zero)]
 }
 
-/// Two scales, each for 16 elements: 8 of either half.
+/// A scale for each 16 elements.
 #[inline(always)]
-fn scaled_in_two<S: Simd>(s: S, codes: [S::V; 2], scales: [f32; 2]) -> [S::V; 2] {
-    let [first, second] = scales.map(|scale| s.splat(scale));
-    let both = s.add(s.keep(first, 0..8, 0.0), s.keep(second, 8..16, 0.0));
-    codes.map(|codes| s.mul(codes, both))
+fn scaled_in_two<S: Simd>(s: S, [first, last]: [S::V; 2], scales: [f32; 2]) -> [S::V; 2] {
+    [s.mul(first, s.splat(scales[0])), s.mul(last, s.splat(scales[1]))]
 }
 
 /// A format: its elements and bytes a block, and how step `$step` of the block at `$p` is decoded.
@@ -104,11 +100,11 @@ macro_rules! block_format {
 
 block_format! {
     /// d; 32 signed bytes.
-    Q8_0, 32, 34, |s, p, _step| { scaled(s, s.signed(s.load_bytes(p.add(2))), f16(s, p)) }
+    Q8_0, 32, 34, |s, p, _step| { scaled(s, s.signed(s.load_bytes(p.add(2), STEP)), f16(s, p)) }
 }
 block_format! {
     /// d; 32 codes of 4 bits.
-    Q4_0, 32, 18, |s, p, _step| { centred(s, s.unsigned(s.load_nibbles(p.add(2))), 8.0, f16(s, p)) }
+    Q4_0, 32, 18, |s, p, _step| { scaled(s, less(s, s.unsigned(s.load_nibbles(p.add(2))), 8.0), f16(s, p)) }
 }
 block_format! {
     /// d, m; 32 codes of 4 bits.
@@ -118,7 +114,7 @@ block_format! {
 }
 block_format! {
     /// d; the fifth bits; 32 codes of 4 bits.
-    Q5_0, 32, 22, |s, p, _step| { centred(s, five_bits(s, p.add(2)), 16.0, f16(s, p)) }
+    Q5_0, 32, 22, |s, p, _step| { scaled(s, less(s, five_bits(s, p.add(2)), 16.0), f16(s, p)) }
 }
 block_format! {
     /// d, m; the fifth bits; 32 codes of 4 bits.
@@ -139,20 +135,19 @@ unsafe fn five_bits<S: Simd>(s: S, p: *const u8) -> [S::V; 2] {
 block_format! {
     /// Scales and minima of 16 elements, 4 bits each; codes of 2 bits; d, dmin.
     Q2K, 256, 84, |s, p, step| {
-        let codes = s.bits(s.load_bytes(p.add(16 + step / 4 * 32)), 2 * (step as u32 % 4), 3, 0);
+        let codes = s.bits(s.load_bytes(p.add(16 + step / 4 * 32), STEP), 2 * (step as u32 % 4), 3, 0);
         let (d, dmin) = (f16(s, p.add(80)), f16(s, p.add(82)));
         let of = |i: usize| *p.add(2 * step + i);
-        let scaled = scaled_in_two(s, s.unsigned(codes), [0, 1].map(|i| d * f32::from(of(i) & 15)));
-        let [first, second] = [0, 1].map(|i| s.splat(dmin * f32::from(of(i) >> 4)));
-        let minima = s.add(s.keep(first, 0..8, 0.0), s.keep(second, 8..16, 0.0));
-        scaled.map(|x| s.sub(x, minima))
+        let [first, last] = scaled_in_two(s, s.unsigned(codes), [0, 1].map(|i| d * f32::from(of(i) & 15)));
+        let minima = [0, 1].map(|i| dmin * f32::from(of(i) >> 4));
+        [s.sub(first, s.splat(minima[0])), s.sub(last, s.splat(minima[1]))]
     }
 }
 block_format! {
     /// The third bits; codes of 2 bits; scales of 16 elements, 6 bits each; d.
     Q3K, 256, 110, |s, p, step| {
-        let lower = s.bits(s.load_bytes(p.add(32 + step / 4 * 32)), 2 * (step as u32 % 4), 3, 0);
-        let upper = s.bits(s.load_bytes(p), step as u32, 1, 2);
+        let lower = s.bits(s.load_bytes(p.add(32 + step / 4 * 32), STEP), 2 * (step as u32 % 4), 3, 0);
+        let upper = s.bits(s.load_bytes(p, STEP), step as u32, 1, 2);
         let d = f16(s, p.add(108));
         let scale = |i: usize| {
             let (i, at) = (2 * step + i, p.add(96));
@@ -160,7 +155,7 @@ block_format! {
             let high = *at.add(8 + i % 4) >> (2 * (i / 4)) & 3;
             d * f32::from((low | high << 4) as i8 - 32)
         };
-        let codes = s.unsigned(s.or(lower, upper)).map(|x| s.sub(x, s.splat(4.0)));
+        let codes = less(s, s.unsigned(s.or(lower, upper)), 4.0);
         scaled_in_two(s, codes, [scale(0), scale(1)])
     }
 }
@@ -186,7 +181,7 @@ unsafe fn scale_and_minimum(p: *const u8, i: usize) -> [f32; 2] {
 block_format! {
     /// d, dmin; scales and minima; codes of 4 bits.
     Q4K, 256, 144, |s, p, step| {
-        let codes = s.bits(s.load_bytes(p.add(16 + step / 2 * 32)), 4 * (step as u32 % 2), 15, 0);
+        let codes = s.bits(s.load_bytes(p.add(16 + step / 2 * 32), STEP), 4 * (step as u32 % 2), 15, 0);
         let [scale, minimum] = scale_and_minimum(p.add(4), step);
         shifted(s, s.unsigned(codes), f16(s, p) * scale, -(f16(s, p.add(2)) * minimum))
     }
@@ -194,8 +189,8 @@ block_format! {
 block_format! {
     /// d, dmin; scales and minima; the fifth bits; codes of 4 bits.
     Q5K, 256, 176, |s, p, step| {
-        let lower = s.bits(s.load_bytes(p.add(48 + step / 2 * 32)), 4 * (step as u32 % 2), 15, 0);
-        let codes = s.or(lower, s.bits(s.load_bytes(p.add(16)), step as u32, 1, 4));
+        let lower = s.bits(s.load_bytes(p.add(48 + step / 2 * 32), STEP), 4 * (step as u32 % 2), 15, 0);
+        let codes = s.or(lower, s.bits(s.load_bytes(p.add(16), STEP), step as u32, 1, 4));
         let [scale, minimum] = scale_and_minimum(p.add(4), step);
         shifted(s, s.unsigned(codes), f16(s, p) * scale, -(f16(s, p.add(2)) * minimum))
     }
@@ -204,15 +199,15 @@ block_format! {
     /// The lower four bits; the upper two; scales of 16 elements; d.
     Q6K, 256, 210, |s, p, step| {
         let (half, quarter) = (step / 4, step % 4);
-        let lower = s.load_bytes(p.add(64 * half + 32 * (quarter % 2)));
-        let upper = s.load_bytes(p.add(128 + 32 * half));
+        let lower = s.load_bytes(p.add(64 * half + 32 * (quarter % 2)), STEP);
+        let upper = s.load_bytes(p.add(128 + 32 * half), STEP);
         let codes = s.or(
             s.bits(lower, 4 * (quarter as u32 / 2), 15, 0),
             s.bits(upper, 2 * quarter as u32, 3, 4),
         );
         let d = f16(s, p.add(208));
         let scales = [0, 1].map(|i| d * f32::from(*p.add(192 + 2 * step + i) as i8));
-        scaled_in_two(s, s.unsigned(codes).map(|x| s.sub(x, s.splat(32.0))), scales)
+        scaled_in_two(s, less(s, s.unsigned(codes), 32.0), scales)
     }
 }
 
@@ -235,17 +230,9 @@ block_format! {
     }
 }
 
-/// Twice the values of E2M1.
-const E2M1_TWICE: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
-
 block_format! {
     /// An E8M0 scale; 32 codes of 4 bits.
     Mxfp4Block, 32, 17, |s, p, _step| {
-        let scale = match *p {
-            // Half of 2^(code - 127).
-            code @ 0..=1 => f32::from_bits(0x20_0000 << code),
-            code => f32::from_bits(u32::from(code - 1) << 23),
-        };
-        scaled(s, s.signed(s.look_up(s.load_nibbles(p.add(1)), &E2M1_TWICE)), scale)
+        scaled(s, s.signed(s.look_up(s.load_nibbles(p.add(1)), &E2M1_TWICE)), half_of_power(*p))
     }
 }

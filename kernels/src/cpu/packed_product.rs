@@ -10,7 +10,7 @@ use super::{
     Isa, Kernel,
     packed::{Packed, PackedWeight, WithPacked},
     simd::{LANES, Simd},
-    tile::{Block, Product, STREAM_AHEAD},
+    tile::{Block, LINE, Product, STREAM_AHEAD},
 };
 
 /// Elements that are decoded together.
@@ -28,6 +28,43 @@ pub(crate) fn multiply(isa: Isa, weight: Packed<'_>, block: Block<'_, bf16>) {
     weight.run(Multiply { isa, block });
 }
 
+/// Calls `with` with row `row` of `weight`, `k` elements, decoded.
+pub(crate) fn with_decoded_row(
+    isa: Isa,
+    weight: Packed<'_>,
+    row: usize,
+    k: usize,
+    with: impl FnOnce(&[bf16]),
+) {
+    with_panel(k, |panel| {
+        weight.run(DecodeRow { isa, row, panel: &mut *panel });
+        with(panel);
+    });
+}
+
+struct DecodeRow<'a> {
+    isa: Isa,
+    row: usize,
+    panel: &'a mut [bf16],
+}
+
+impl WithPacked for DecodeRow<'_> {
+    fn run<W: PackedWeight>(self, weight: W::Rows<'_>) {
+        let DecodeRow { isa, row, panel } = self;
+        isa.run(Decode::<W> { weight, first: row, k: panel.len(), panel });
+    }
+}
+
+/// Calls `run` with room for so many elements, which hold anything.
+fn with_panel(elements: usize, run: impl FnOnce(&mut [bf16])) {
+    PANEL.with_borrow_mut(|panel| {
+        if panel.len() < elements {
+            panel.resize(elements, bf16::ZERO);
+        }
+        run(&mut panel[..elements]);
+    });
+}
+
 struct Multiply<'a> {
     isa: Isa,
     block: Block<'a, bf16>,
@@ -40,10 +77,7 @@ impl WithPacked for Multiply<'_> {
             return isa.run(OneRow::<W> { weight, block });
         }
         let k = block.input.width;
-        PANEL.with_borrow_mut(|panel| {
-            if panel.len() < PANEL_ROWS * k {
-                panel.resize(PANEL_ROWS * k, bf16::ZERO);
-            }
+        with_panel(PANEL_ROWS * k, |panel| {
             for first in block.columns.clone().step_by(PANEL_ROWS) {
                 let rows = PANEL_ROWS.min(block.columns.end - first);
                 let panel = &mut panel[..rows * k];
@@ -74,11 +108,13 @@ impl<W: PackedWeight> Kernel for Decode<'_, '_, W> {
     fn run<S: Simd>(self, s: S) {
         for (n, out) in (self.first..).zip(self.panel.chunks_exact_mut(self.k.max(1))) {
             let row = W::row(self.weight, n, self.k);
-            for (at, out) in (0..).step_by(STEP).zip(out.chunks_mut(STEP)) {
-                // SAFETY: the row has as many elements as `out`, which has room for those of this step.
-                unsafe {
-                    let operand = s.join(W::load_halves(s, row, at, out.len()));
-                    s.store_pairs(out.as_mut_ptr(), out.len(), operand);
+            for (block, out) in (0..).step_by(W::BLOCK).zip(out.chunks_mut(W::BLOCK)) {
+                for (at, out) in (block..).step_by(STEP).zip(out.chunks_mut(STEP)) {
+                    // SAFETY: the row has as many elements as `out`, which has room for those of this step.
+                    unsafe {
+                        let operand = s.pack(W::load_halves(s, row, at, out.len()));
+                        s.store_pairs(out.as_mut_ptr(), out.len(), operand);
+                    }
                 }
             }
         }
@@ -101,15 +137,20 @@ impl<W: PackedWeight> Kernel for OneRow<'_, '_, W> {
             let of_column = W::row(weight, column, k);
             // Memory is read in one stream: a line ahead for every line that is read.
             let bytes = W::bytes(of_column);
-            let (mut ahead, per_step) = (bytes.as_ptr().wrapping_add(STREAM_AHEAD), bytes.len() * STEP / k.max(1));
+            let mut ahead = bytes.as_ptr().wrapping_add(STREAM_AHEAD);
+            let per_block = bytes.len() * W::BLOCK / k.max(1);
             let mut sum = s.splat(0.0);
-            for (at, input) in (0..).step_by(STEP).zip(input.chunks(STEP)) {
-                s.prefetch(ahead);
-                ahead = ahead.wrapping_add(per_step);
-                // SAFETY: the row has as many elements as the input.
-                unsafe {
-                    let operand = s.join(W::load_halves(s, of_column, at, input.len()));
-                    sum = s.dot_pairs(sum, s.load_pairs(input.as_ptr(), input.len()), operand);
+            for (block, input) in (0..).step_by(W::BLOCK).zip(input.chunks(W::BLOCK)) {
+                for line in (0..per_block).step_by(LINE) {
+                    s.prefetch(ahead.wrapping_add(line));
+                }
+                ahead = ahead.wrapping_add(per_block);
+                for (at, input) in (block..).step_by(STEP).zip(input.chunks(STEP)) {
+                    // SAFETY: the row has as many elements as the input.
+                    unsafe {
+                        let operand = s.pack(W::load_halves(s, of_column, at, input.len()));
+                        sum = s.dot_pairs(sum, s.load_pairs(input.as_ptr(), input.len()), operand);
+                    }
                 }
             }
             let mut sum = s.sum(sum);

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::simd::{E2M1, LANES, Simd};
+use super::simd::{LANES, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -54,6 +54,12 @@ fn second(pair: u32) -> f32 {
 
 fn pair(first: bf16, second: bf16) -> u32 {
     u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16
+}
+
+/// The first 16 and the last, each through `f`.
+#[inline(always)]
+fn halves(bytes: [u8; 2 * LANES], f: impl Fn(u8) -> f32) -> [Array; 2] {
+    [0, LANES].map(|first| std::array::from_fn(|i| f(bytes[first + i])))
 }
 
 /// A sign, four bits of exponent, three of mantissa. They stand where a float's do, 120 exponents too low.
@@ -216,9 +222,20 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn load_bytes(self, p: *const u8) -> [u8; 2 * LANES] {
-        // SAFETY: the caller vouches for 32 bytes.
-        unsafe { p.cast::<[u8; 2 * LANES]>().read() }
+    unsafe fn load_bytes(self, p: *const u8, n: usize) -> [u8; 2 * LANES] {
+        let mut bytes = [0; 2 * LANES];
+        for (i, byte) in bytes.iter_mut().enumerate().take(n) {
+            // SAFETY: i < n, and the caller vouches for n bytes.
+            *byte = unsafe { *p.add(i) };
+        }
+        bytes
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibble_pairs(self, p: *const u8) -> [u8; 2 * LANES] {
+        // SAFETY: the caller vouches for 16 bytes.
+        let bytes = unsafe { p.cast::<[u8; LANES]>().read() };
+        std::array::from_fn(|i| bytes[i / 2] >> (4 * (i % 2)) & 15)
     }
 
     #[inline(always)]
@@ -250,33 +267,23 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn unsigned(self, bytes: [u8; 2 * LANES]) -> [Array; 2] {
-        [0, 1].map(|half| std::array::from_fn(|i| f32::from(bytes[2 * i + half])))
+        halves(bytes, f32::from)
     }
 
     #[inline(always)]
     fn signed(self, bytes: [u8; 2 * LANES]) -> [Array; 2] {
-        [0, 1].map(|half| std::array::from_fn(|i| f32::from(bytes[2 * i + half] as i8)))
+        halves(bytes, |byte| f32::from(byte as i8))
     }
 
     #[inline(always)]
-    unsafe fn load_e2m1(self, p: *const u8) -> [Array; 2] {
-        // SAFETY: the caller vouches for 16 bytes.
-        unsafe {
-            [
-                read(p, LANES, |byte| E2M1[usize::from(byte & 15)]),
-                read(p, LANES, |byte| E2M1[usize::from(byte >> 4)]),
-            ]
-        }
+    fn e4m3(self, bytes: [u8; 2 * LANES]) -> [Array; 2] {
+        halves(bytes, e4m3)
     }
 
     #[inline(always)]
-    unsafe fn load_e4m3(self, p: *const u8, n: usize) -> [Array; 2] {
-        let mut halves = [[0.0; LANES]; 2];
-        for i in 0..n {
-            // SAFETY: i < n, and the caller vouches for n bytes.
-            halves[i % 2][i / 2] = e4m3(unsafe { *p.add(i) });
-        }
-        halves
+    fn pack(self, [first, last]: [Array; 2]) -> [u32; LANES] {
+        let at = |i: usize| bf16::from_f32(if i < LANES { first[i] } else { last[i - LANES] });
+        std::array::from_fn(|i| pair(at(2 * i), at(2 * i + 1)))
     }
 
     #[inline(always)]

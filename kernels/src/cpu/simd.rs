@@ -5,10 +5,6 @@ use half::{bf16, f16};
 /// Elements of a vector, on every instruction set. So the order of a sum depends on its length alone.
 pub(crate) const LANES: usize = 16;
 
-/// The values of E2M1, by code.
-pub(super) const E2M1: [f32; 16] =
-    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
-
 /// An instruction set. A value of such a type exists only where the processor has the instructions, which
 /// is why its methods are safe; loads and stores take pointers and are not.
 ///
@@ -86,14 +82,21 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `n <= 32` elements can be written at `p`.
     unsafe fn store_pairs(self, p: *mut bf16, n: usize, pairs: Self::Pairs);
+    /// 32 bytes, of which `n` are read and the others are 0.
+    ///
     /// # Safety
-    /// 32 bytes can be read at `p`.
-    unsafe fn load_bytes(self, p: *const u8) -> Self::Bytes;
+    /// `n <= 32` bytes can be read at `p`.
+    unsafe fn load_bytes(self, p: *const u8, n: usize) -> Self::Bytes;
     /// The lower halves of 16 bytes, then the upper ones.
     ///
     /// # Safety
     /// 16 bytes can be read at `p`.
     unsafe fn load_nibbles(self, p: *const u8) -> Self::Bytes;
+    /// The lower and the upper half of each of 16 bytes.
+    ///
+    /// # Safety
+    /// 16 bytes can be read at `p`.
+    unsafe fn load_nibble_pairs(self, p: *const u8) -> Self::Bytes;
     /// Byte i is 1 where bit i is.
     fn spread_bits(self, bits: u32) -> Self::Bytes;
     /// Of each byte `(byte >> from & mask) << to`, which fits a byte; `mask` no wider than what is left of it.
@@ -102,20 +105,14 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// Of each byte, which is below 16, the entry of the table.
     fn look_up(self, bytes: Self::Bytes, table: &[i8; 16]) -> Self::Bytes;
-    /// The bytes as numbers from 0 to 255: those at even places, and those at odd ones.
+    /// The bytes as numbers from 0 to 255: the first 16, and the last.
     fn unsigned(self, bytes: Self::Bytes) -> [Self::V; 2];
-    /// The bytes as numbers from -128 to 127.
+    /// The bytes as numbers from -128 to 127: the first 16, and the last.
     fn signed(self, bytes: Self::Bytes) -> [Self::V; 2];
-    /// The 32 E2M1 values of 16 bytes: of each byte the lower half, and the upper one.
-    ///
-    /// # Safety
-    /// 16 bytes can be read at `p`.
-    unsafe fn load_e2m1(self, p: *const u8) -> [Self::V; 2];
-    /// 32 E4M3 values, of which `n` are read: those at even places, and those at odd ones.
-    ///
-    /// # Safety
-    /// `n <= 32` bytes can be read at `p`.
-    unsafe fn load_e4m3(self, p: *const u8, n: usize) -> [Self::V; 2];
+    /// The bytes as E4M3 values: the first 16, and the last.
+    fn e4m3(self, bytes: Self::Bytes) -> [Self::V; 2];
+    /// 32 elements, the first 16 and the last; rounds to nearest, ties to even.
+    fn pack(self, halves: [Self::V; 2]) -> Self::Pairs;
     /// The two elements at `p`, 16 times.
     ///
     /// # Safety

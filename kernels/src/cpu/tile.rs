@@ -142,7 +142,9 @@ impl<W: FloatWeight> Product<'_, W> {
         }
         if !k.is_multiple_of(W::Input::STEP) {
             // SAFETY: all rows have k elements.
-            unsafe { step::<S, W, M, N>(s, &mut sums, inputs, weights, steps * W::Input::STEP, k % W::Input::STEP) };
+            unsafe {
+                step::<S, W, M, N>(s, &mut sums, inputs, weights, steps * W::Input::STEP, k % W::Input::STEP)
+            };
         }
         for (m, sums) in sums.into_iter().enumerate() {
             let start = (row + m) * self.block.out_width + self.block.out_column + column;
@@ -162,7 +164,7 @@ impl<W: FloatWeight> Product<'_, W> {
 }
 
 /// Bytes that come from memory together.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 /// How far ahead a single stream is fetched: a little over the memory's latency. Not a multiple of 4096, which puts
 /// both ends into the same set of a cache.
 pub(super) const STREAM_AHEAD: usize = 2048;

@@ -119,7 +119,12 @@ const fn floats(dtype: DType, gguf: Option<u32>) -> FormatTraits {
 }
 
 /// Scales lie apart.
-const fn apart(name: &'static str, [block, block_bytes]: [usize; 2], scales: DType, cuda_k: usize) -> FormatTraits {
+const fn apart(
+    name: &'static str,
+    [block, block_bytes]: [usize; 2],
+    scales: DType,
+    cuda_k: usize,
+) -> FormatTraits {
     let (scales, cuda_k) = (Some(scales), Some(cuda_k));
     FormatTraits { name, block, block_bytes, scales, compute: DType::BF16, cuda_k, gguf: None }
 }

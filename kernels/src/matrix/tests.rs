@@ -129,7 +129,8 @@ fn block_formats_decode_as_in_llama_cpp() {
         let words: Vec<u32> =
             take(12).0.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
         let (elements, size) = (words[1] as usize, words[2] as usize);
-        let is_it = |format: &Format| matches!(format, Format::Blocks(_)) && format.traits().gguf == Some(words[0]);
+        let is_it =
+            |format: &Format| matches!(format, Format::Blocks(_)) && format.traits().gguf == Some(words[0]);
         let format = Format::ALL.into_iter().find(is_it).unwrap();
         let Format::Blocks(blocks) = format else { panic!("{format}") };
         assert_eq!((format.traits().block, format.traits().block_bytes), (elements, size), "{format}");

@@ -4,8 +4,8 @@ mod cuda;
 
 use super::check::{Check, rows_per_task};
 use crate::{
-    CpuDevice, DType, Device, Result, View, ViewMut,
-    cpu::{Float, Floats, Kernel, LANES, Simd},
+    CpuDevice, DType, Device, Matrix, Result, View, ViewMut,
+    cpu::{Float, Floats, Kernel, LANES, Simd, with_decoded_row},
 };
 
 /// `out[t] = scale · table[ids[t]]`, as f32.
@@ -29,6 +29,37 @@ pub fn embedding(
         Device::Cpu(cpu) => cpu_rows(cpu, check, out, table, ids, Pick { scale }),
         Device::Cuda(gpu) => cuda::embedding(gpu, out, table, ids, scale),
     }
+}
+
+/// As [`embedding`], from a table of any format: as floats of the type that it computes in.
+///
+/// # Errors
+/// As there, and on a GPU when the table is packed.
+pub fn matrix_embedding(
+    device: &Device,
+    out: ViewMut<'_>,
+    table: &Matrix,
+    ids: View<'_>,
+    scale: f32,
+) -> Result<()> {
+    let Device::Cpu(cpu) = device else { return embedding(device, out, table.floats()?, ids, scale) };
+    let Some(packed) = table.packed()? else { return embedding(device, out, table.floats()?, ids, scale) };
+    let check = Check("embedding");
+    let (&[entries, hidden], [rows]) = (table.shape().dims(), check.dims("ids", &ids)?) else {
+        return Err(check.error(format!("`table` has shape {}, expected 2 dimensions", table.shape())));
+    };
+    check.is("out", &out, [rows, hidden], DType::F32)?;
+    let ids = ids.as_slice::<u32>()?;
+    check.indices("ids", ids, entries)?;
+    cpu.pool.run_rows(out.into_mut_slice()?, hidden, rows_per_task(hidden), |first, out| {
+        for (id, out) in ids[first..].iter().zip(out.chunks_exact_mut(hidden)) {
+            with_decoded_row(cpu.isa, packed, *id as usize, hidden, |row| {
+                let table = Floats::BF16(row);
+                cpu.isa.run(Rows { out, table, ids: &[0], hidden, update: Pick { scale } });
+            });
+        }
+    });
+    Ok(())
 }
 
 /// `out[t] += table[ids[t]]`: learned positions.

@@ -136,6 +136,17 @@ impl Experts {
         self.biased
     }
 
+    /// All matrices.
+    pub fn matrices(&self) -> Vec<&Matrix> {
+        match &self.storage {
+            Storage::Each(experts) => {
+                let linears = experts.iter().flat_map(|expert| [&expert.gate_up, &expert.down]);
+                linears.flat_map(|linear| linear.parts()).map(|part| &part.weight).collect()
+            }
+            Storage::Stacked(stacked) => vec![&stacked.gate_up, &stacked.down],
+        }
+    }
+
     /// Size of weights and biases.
     pub fn size_in_bytes(&self) -> usize {
         match &self.storage {

@@ -36,8 +36,10 @@ fn random(format: Format, [n, k]: [usize; 2], seed: u64) -> Matrix {
             Matrix::mxfp4(values, Tensor::from_slice([n, k / 32], &scales).unwrap()).unwrap()
         }
         Format::Fp8 => {
-            let values: Vec<u8> =
-                bytes(&mut random, n * k).iter().map(|code| if code & 0x7f == 0x7f { 0 } else { *code }).collect();
+            let values: Vec<u8> = bytes(&mut random, n * k)
+                .iter()
+                .map(|code| if code & 0x7f == 0x7f { 0 } else { *code })
+                .collect();
             let of_scales = [n.div_ceil(128), k.div_ceil(128)];
             let scales: Vec<f32> =
                 (0..of_scales[0] * of_scales[1]).map(|_| (1.5 + random.float()) / 512.0).collect();
@@ -116,6 +118,32 @@ fn linear_with_block_formats() {
             assert_same_bits(&all, &run(false, 70), &what);
             for rows in [1, 2, 5, 33] {
                 assert_same_bits(&run(true, rows), &all[..rows * 64], &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn embedding() {
+    let (v, h) = (19, 512);
+    let ids: Vec<u32> = (0..40).map(|i| (i * i) % 19).collect();
+    for format in Format::ALL.into_iter().filter(|format| !matches!(format, Format::Float(_))) {
+        let floats = random(format, [v, h], 1).decoded(DType::BF16).unwrap();
+        for device in every_device() {
+            let run = |table: Matrix| {
+                let mut table = Linear::new(vec![LinearPart { weight: table, bias: None }]).unwrap();
+                table = table.to_device(&device).unwrap();
+                let mut out = empty(&device, [40, h], DType::F32);
+                let ids = upload(&device, [40], &ids);
+                let weight = &table.parts()[0].weight;
+                matrix_embedding(&device, out.view_mut().unwrap(), weight, ids.view(), 1.5)
+                    .map(|()| to_vec::<f32>(&device, &out))
+            };
+            let expected =
+                run(Tensor::from_slice([v, h], floats.as_slice::<bf16>().unwrap()).unwrap().into());
+            match run(random(format, [v, h], 1)) {
+                Ok(found) => assert_same_bits(&found, &expected.unwrap(), &format!("{format}")),
+                Err(error) => assert!(FORMATS.contains(&format) && error.to_string().contains("floats")),
             }
         }
     }

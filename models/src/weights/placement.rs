@@ -1,7 +1,7 @@
 //! All tensors of the weights, to be moved to where the device computes, or counted.
 
 use mosu_kernels::{
-    Allocator, Device, Result, Tensor,
+    Allocator, Device, Format, Matrix, Result, Tensor,
     ops::{Experts, Linear},
 };
 
@@ -45,6 +45,31 @@ impl DecoderWeights {
             Ok(())
         })?;
         Ok(most)
+    }
+}
+
+impl DecoderWeights {
+    /// The formats of the matrices, by their bytes: most first.
+    pub fn formats(&mut self) -> Vec<(Format, u64)> {
+        let mut formats: Vec<(Format, u64)> = Vec::new();
+        let mut add = |matrix: &Matrix| {
+            let bytes = matrix.size_in_bytes() as u64;
+            match formats.iter_mut().find(|(format, _)| *format == matrix.format()) {
+                Some((_, sum)) => *sum += bytes,
+                None => formats.push((matrix.format(), bytes)),
+            }
+        };
+        // Nothing fails, since nothing is moved.
+        let _ = self.visit(&mut |part| {
+            match part {
+                Part::Tensor(_) => {}
+                Part::Linear(linear) => linear.parts().iter().for_each(|part| add(&part.weight)),
+                Part::Experts(experts) => experts.matrices().into_iter().for_each(&mut add),
+            }
+            Ok(())
+        });
+        formats.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        formats
     }
 }
 

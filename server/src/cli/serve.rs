@@ -314,7 +314,7 @@ fn show(app: &App, address: SocketAddr, keys: String, sequences: usize) {
     let mut rows = vec![
         ("model", app.model_names.join(", ")),
         ("architecture", info.architecture.clone()),
-        ("dtype", info.dtype.to_string()),
+        ("formats", info.format_names()),
         ("parameters", units::parameters(info.parameters)),
         ("defaults", describe_defaults(&app.engine)),
         ("context", units::count(app.engine.max_model_len(), "token")),

@@ -95,7 +95,7 @@ impl ModelFacts {
         ModelFacts {
             name: info.name.clone(),
             architecture: info.architecture.clone(),
-            dtype: info.dtype.to_string(),
+            dtype: info.format_names(),
             device: info.device.clone(),
             parameters: info.parameters,
             active_parameters: info.active_parameters,
@@ -114,7 +114,7 @@ impl Run {
         let bandwidth = (before.read_bandwidth + after.read_bandwidth) / 2.0;
         let peak = (before.bf16_dot_peak + after.bf16_dot_peak) / 2.0;
         let steps_per_second = decode.median / batch as f64;
-        let bf16 = info.dtype == DType::BF16;
+        let bf16 = info.compute == DType::BF16;
         // A prompt's logits are computed for its last token only.
         let output_projection = (info.spec.vocab_size * info.spec.hidden_size) as u64;
         let prefill_flops = 2.0 * info.active_parameters.saturating_sub(output_projection) as f64;
