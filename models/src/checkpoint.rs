@@ -20,7 +20,7 @@ use crate::{
     safetensors_header::Entry,
     weights::{Pass, TensorSource, bytes_mut},
 };
-pub(crate) use files::headers;
+pub(crate) use files::{headers, map, start_reading};
 
 /// Rows and columns of an FP8 matrix that share a scale.
 const FP8_BLOCK: usize = 128;
@@ -289,7 +289,7 @@ impl Pass {
     }
 
     /// The tensor at byte `start` in place; a copy only where the file does not align its elements.
-    fn in_place_or_copied(
+    pub(crate) fn in_place_or_copied(
         self,
         bytes: &Bytes,
         start: usize,

@@ -15,6 +15,7 @@ mod dummy;
 mod end_tokens;
 mod error;
 mod families;
+mod gguf;
 mod info;
 mod inputs;
 mod inspect;

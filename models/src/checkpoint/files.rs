@@ -129,7 +129,7 @@ pub(super) fn missing_shard(path: PathBuf, tensor: &str) -> LoadError {
 }
 
 /// Maps a file into memory; `None` when there is none.
-pub(super) fn map(path: &Path) -> Result<Option<Bytes>, LoadError> {
+pub(crate) fn map(path: &Path) -> Result<Option<Bytes>, LoadError> {
     let Some(file) = open_regular(path)? else { return Ok(None) };
     // SAFETY: the map is only ever read. Whoever truncates a model's file while it is in use ends the program, as
     // with any other program that maps its data; nothing else is assumed of the bytes than that they are bytes.
@@ -138,7 +138,7 @@ pub(super) fn map(path: &Path) -> Result<Option<Bytes>, LoadError> {
 }
 
 /// Advice only: a file that is not in the page cache yet will be needed.
-pub(super) fn start_reading(bytes: &Bytes) {
+pub(crate) fn start_reading(bytes: &Bytes) {
     #[cfg(unix)]
     if let Bytes::Mapped(map) = bytes {
         let _ = map.advise(memmap2::Advice::WillNeed);
