@@ -149,7 +149,7 @@ impl TensorSource for Checkpoint {
         self.pass = pass;
         self.tensors.values_mut().for_each(|stored| stored.claimed = false);
         if pass == Pass::Load {
-            self.shards.iter().for_each(|shard| files::start_reading(&shard.bytes));
+            self.shards.iter().for_each(|shard| start_reading(&shard.bytes));
         }
     }
 

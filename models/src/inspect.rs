@@ -1,17 +1,16 @@
 //! What a checkpoint is, without loading it: the configuration, the headers of its files, the tokenizer and the template.
 
-use std::{collections::BTreeMap, num::NonZeroUsize};
+use std::num::NonZeroUsize;
 
 use mosu_kernels::{Allocator, DType, Device};
 use serde_json::Value;
 
 use crate::{
-    ChatTemplate, DecoderSpec, LoadError, ModelSource, Tokenizer,
-    checkpoint::{self, Checkpoint},
+    ChatTemplate, DecoderSpec, LoadError, ModelSource, Tokenizer, WeightFiles,
     config_json::ConfigJson,
     end_tokens::EndTokens,
-    families::{self, Family},
-    weights,
+    families::Family,
+    weight_files, weights,
 };
 
 /// What could be read of a checkpoint, and what could not.
@@ -37,24 +36,6 @@ pub struct Inspection {
     pub chat_template: Option<Result<&'static str, String>>,
     /// Why the model could not be loaded as it is, one sentence for each part that is refused.
     pub refusals: Vec<String>,
-}
-
-/// The files of the weights, by their headers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WeightFiles {
-    /// How many files.
-    pub files: usize,
-    /// How many tensors are in them.
-    pub tensors: usize,
-    /// Bytes of the tensors, by their element type as the files name it.
-    pub bytes_by_type: BTreeMap<String, u64>,
-}
-
-impl WeightFiles {
-    /// Bytes of all tensors.
-    pub fn bytes(&self) -> u64 {
-        self.bytes_by_type.values().sum()
-    }
 }
 
 /// A tokenizer, by its file.
@@ -83,7 +64,7 @@ pub fn inspect(source: &ModelSource) -> Inspection {
         chat_template: None,
         refusals: Vec::new(),
     };
-    found.weights = found.accept(read_weights(source));
+    found.weights = found.accept(WeightFiles::read(source));
     let family = found.read_config(source);
     if let (Some(family), Some(_)) = (found.accept(family), &found.weights) {
         found.ignored_tensors = found.accept(check_tensors(source, &family)).unwrap_or_default();
@@ -105,7 +86,7 @@ impl Inspection {
         let (path, config) = source.read_config()?;
         self.architecture = config["architectures"].get(0).and_then(Value::as_str).map(Into::into);
         let config = ConfigJson::new(&path, &config)?;
-        let family = families::read(&config)?;
+        let family = source.read_family(&config)?;
         let spec = &family.spec;
         self.kv_bytes_per_token =
             Some((spec.kv_elements_per_token() * self.compute_type(spec).size()) as u64);
@@ -129,23 +110,11 @@ impl Inspection {
     }
 }
 
-fn read_weights(source: &ModelSource) -> Result<WeightFiles, LoadError> {
-    let mut weights = WeightFiles::default();
-    for (_, entries) in checkpoint::headers(source)? {
-        weights.files += 1;
-        weights.tensors += entries.len();
-        for entry in entries {
-            *weights.bytes_by_type.entry(format!("{:?}", entry.dtype)).or_default() += entry.len as u64;
-        }
-    }
-    Ok(weights)
-}
-
 /// Claims every tensor as loading would, without its elements; what is left over.
 fn check_tensors(source: &ModelSource, family: &Family) -> Result<Vec<String>, LoadError> {
-    let mut checkpoint = Checkpoint::open(source)?;
+    let mut tensors = weight_files::open(source)?;
     let device = Device::cpu(NonZeroUsize::new(1));
-    weights::plan(&mut checkpoint, &family.spec, &family.names, &Allocator::planning(&device))
+    weights::plan(&mut *tensors, &family.spec, &family.names, &Allocator::planning(&device))
         .map(|(_, left_over)| left_over)
 }
 

@@ -34,6 +34,7 @@ mod source;
 mod spec;
 mod tensor_names;
 mod tokenizer;
+mod weight_files;
 mod weights;
 mod workspace;
 
@@ -42,7 +43,7 @@ pub use batch_check::StepError;
 pub use chat_template::{ChatRequest, ChatTemplate, ChatTemplateError};
 pub use error::LoadError;
 pub use info::ModelInfo;
-pub use inspect::{Inspection, TokenizerFacts, WeightFiles, inspect};
+pub use inspect::{Inspection, TokenizerFacts, inspect};
 pub use kv_cache::BLOCK_SIZE;
 pub use model::{LoadFormat, LoadProgress, Model, ModelOptions, USUAL_TOKENS};
 pub use mosu_kernels::{
@@ -62,3 +63,4 @@ pub use spec::{
     SharedSpec, Temperature,
 };
 pub use tokenizer::{Joining, SpecialTokens, TextJoiner, TokenPiece, Tokenizer, TokenizerError};
+pub use weight_files::WeightFiles;

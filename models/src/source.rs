@@ -1,8 +1,8 @@
-//! Where a model's files come from: a directory, or the program itself.
+//! Where a model's files come from: a directory, a GGUF file, or the program itself.
 
 use std::{
     borrow::Cow,
-    ffi::OsStr,
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Read, Seek},
     path::{Path, PathBuf},
@@ -10,7 +10,13 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{LoadError, demo, python_json};
+use crate::{
+    LoadError,
+    config_json::ConfigJson,
+    demo,
+    families::{self, Family},
+    gguf, python_json,
+};
 
 /// Which model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +25,8 @@ pub enum ModelSource {
     Demo,
     /// A directory in Hugging Face layout: config.json, *.safetensors, tokenizer.json, ...
     Directory(PathBuf),
+    /// A GGUF file, which is a whole model, or any of its shards.
+    Gguf(PathBuf),
 }
 
 /// No configuration file may be larger.
@@ -27,10 +35,25 @@ pub(crate) const MAX_CONFIG_BYTES: u64 = 64 << 20;
 pub(crate) const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 
 impl ModelSource {
-    /// The directory's name, or `mosu-demo`.
+    /// What stands at a path: a GGUF file, a directory that holds the files of one GGUF model and no safetensors, or a
+    /// directory in Hugging Face layout.
+    pub fn at(path: impl Into<PathBuf>) -> ModelSource {
+        let path = path.into();
+        if !path.is_dir() && gguf::is_gguf(&path) {
+            return ModelSource::Gguf(path);
+        }
+        let mut models = gguf_models(&path).into_iter();
+        match (models.next(), models.next()) {
+            (Some(model), None) => ModelSource::Gguf(model),
+            _ => ModelSource::Directory(path),
+        }
+    }
+
+    /// The name of the directory, or of the file without its end; or `mosu-demo`.
     pub fn name(&self) -> String {
         match self {
             ModelSource::Demo => "mosu-demo".into(),
+            ModelSource::Gguf(file) => file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned(),
             ModelSource::Directory(dir) => {
                 let full = dir.canonicalize().unwrap_or_else(|_| dir.clone());
                 full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
@@ -38,29 +61,26 @@ impl ModelSource {
         }
     }
 
-    /// Fails unless it is a directory.
+    /// Fails unless a model may be there.
     ///
     /// # Errors
     /// Says what would be right: most often the directory around a file.
     pub fn check(&self) -> Result<(), LoadError> {
-        let ModelSource::Directory(path) = self else { return Ok(()) };
-        if path.is_dir() {
-            return Ok(());
-        }
         let files = "config.json, tokenizer.json and *.safetensors, as on the Hugging Face hub";
-        match path.extension().and_then(OsStr::to_str) {
-            _ if !path.exists() => Err(LoadError::Missing {
-                path: path.clone(),
-                remedy: format!("give a directory with {files}"),
-            }),
-            Some("gguf") => {
-                let message = format!("GGUF is not supported; give a directory with {files}");
+        let missing = |path: &Path| LoadError::Missing {
+            path: path.into(),
+            remedy: format!("give a directory with {files}, or a GGUF file"),
+        };
+        match self {
+            ModelSource::Demo => Ok(()),
+            ModelSource::Gguf(path) if path.is_file() => Ok(()),
+            ModelSource::Directory(path) if path.is_dir() => one_model(path),
+            ModelSource::Directory(path) | ModelSource::Gguf(path) if !path.exists() => Err(missing(path)),
+            ModelSource::Gguf(path) => Err(LoadError::malformed(path, "not a regular file")),
+            ModelSource::Directory(path) => {
+                let message = format!("is a file; give the directory around it, with {files}, or a GGUF file");
                 Err(LoadError::malformed(path, message))
             }
-            _ => Err(LoadError::malformed(
-                path,
-                format!("is a file; give the directory around it, with {files}"),
-            )),
         }
     }
 
@@ -69,6 +89,8 @@ impl ModelSource {
         match self {
             ModelSource::Demo => Path::new("mosu-demo").join(file),
             ModelSource::Directory(dir) => dir.join(file),
+            // Its files are made of metadata.
+            ModelSource::Gguf(path) => path.clone(),
         }
     }
 
@@ -77,6 +99,7 @@ impl ModelSource {
         match self {
             ModelSource::Demo => demo::file(file).is_some(),
             ModelSource::Directory(dir) => dir.join(file).is_file(),
+            ModelSource::Gguf(path) => gguf::has(path, file),
         }
     }
 
@@ -85,6 +108,7 @@ impl ModelSource {
         match self {
             ModelSource::Demo => Ok(demo::file(file).map(Cow::Borrowed)),
             ModelSource::Directory(dir) => Ok(read_limited(&dir.join(file), limit)?.map(Cow::Owned)),
+            ModelSource::Gguf(path) => Ok(gguf::read(path, file)?.map(Cow::Owned)),
         }
     }
 
@@ -109,6 +133,14 @@ impl ModelSource {
         }
     }
 
+    /// What its config.json says.
+    pub(crate) fn read_family(&self, config: &ConfigJson) -> Result<Family, LoadError> {
+        match self {
+            ModelSource::Gguf(path) => gguf::read_family(path, config),
+            _ => families::read(config),
+        }
+    }
+
     /// The contents of a JSON file.
     pub(crate) fn read_json(&self, file: &str) -> Result<Option<Value>, LoadError> {
         let Some(bytes) = self.read(file, MAX_CONFIG_BYTES)? else { return Ok(None) };
@@ -117,6 +149,25 @@ impl ModelSource {
             Err(error) => Err(LoadError::malformed(&self.path(file), format!("not valid JSON: {error}"))),
         }
     }
+}
+
+/// The GGUF models of a directory without other weights.
+fn gguf_models(dir: &Path) -> BTreeSet<PathBuf> {
+    let is_safetensors = |path: &Path| path.extension().is_some_and(|end| end == "safetensors");
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let has_others = entries.into_iter().any(|entry| is_safetensors(&entry.path()));
+    if has_others { BTreeSet::new() } else { gguf::models_in(dir) }
+}
+
+/// Fails when a directory holds several GGUF models and no other.
+fn one_model(dir: &Path) -> Result<(), LoadError> {
+    let models = gguf_models(dir);
+    if models.len() < 2 {
+        return Ok(());
+    }
+    let names = models.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy());
+    let names = names.take(8).collect::<Vec<_>>().join(", ");
+    Err(LoadError::malformed(dir, format!("holds {} GGUF models; give the file of one: {names}", models.len())))
 }
 
 /// The contents of a file of at most `limit` bytes; `None` when there is no such file.

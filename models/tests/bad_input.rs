@@ -45,7 +45,7 @@ fn a_file_in_place_of_a_directory() {
     for (file, expected) in [
         ("model.safetensors", "model.safetensors: is a file; give the directory around it"),
         ("config.json", "config.json: is a file; give the directory around it"),
-        ("model.gguf", "model.gguf: GGUF is not supported; give a directory"),
+        ("model.gguf", "model.gguf: is a file; give the directory around it"),
     ] {
         let message = refusal(&dir.path().join(file));
         assert!(message.contains(expected), "{message}");

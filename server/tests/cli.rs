@@ -268,7 +268,7 @@ fn inspect_lists_the_tensors_that_are_not_needed() {
 fn a_file_is_no_model() {
     let directory = Directory::new("files");
     for (file, words) in [
-        ("model.gguf", "model.gguf: GGUF is not supported; give a directory"),
+        ("model.gguf", "model.gguf: truncated: the file ends within its header"),
         ("model.safetensors", "model.safetensors: is a file; give the directory around it"),
         ("config.json", "config.json: is a file; give the directory around it"),
     ] {

@@ -57,6 +57,7 @@ pub(super) fn file(source: &ModelSource) -> &'static str {
     let has_key =
         |file: &str| source.read_json(file).is_ok_and(|json| json.is_some_and(|json| !json[KEY].is_null()));
     match source {
+        ModelSource::Gguf(_) => "tokenizer.chat_template",
         _ if source.has(JINJA) => JINJA,
         _ if !has_key(CONFIG) && has_key(JSON) => JSON,
         _ => CONFIG,

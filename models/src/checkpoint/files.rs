@@ -166,7 +166,7 @@ fn what_to_do_without_weights(dir: &Path) -> String {
     } else if has(".bin") || has(".pth") || has(".pt") {
         "convert the PyTorch files with transformers' save_pretrained(..., safe_serialization=True)".into()
     } else if has(".gguf") {
-        "GGUF is not supported; use the checkpoint in Hugging Face layout".into()
+        "the weights are in a GGUF file: give that file".into()
     } else {
         "a model directory has config.json and model.safetensors or its shards".into()
     }

@@ -23,6 +23,8 @@ impl Checkpoint {
     pub fn open(source: &ModelSource) -> Result<Checkpoint, LoadError> {
         let dir = match source {
             ModelSource::Directory(dir) => dir,
+            // A GGUF model is no checkpoint: nothing will be found there.
+            ModelSource::Gguf(path) => path,
             ModelSource::Demo => {
                 let file = source.path(SINGLE);
                 let bytes = Bytes::Static(demo::weights());

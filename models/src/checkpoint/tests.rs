@@ -266,7 +266,7 @@ fn missing_weights_come_with_a_remedy() {
     let cases = [
         ("other.safetensors", "no model.safetensors.index.json that says what is in them"),
         ("pytorch_model.bin", "save_pretrained"),
-        ("model.gguf", "GGUF is not supported"),
+        ("model.gguf", "the weights are in a GGUF file: give that file"),
         ("readme.txt", "a model directory has config.json and model.safetensors"),
     ];
     for (name, expected) in cases {

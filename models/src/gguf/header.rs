@@ -60,11 +60,11 @@ impl TensorInfo {
         self.dims.iter().take(self.rank).rev().copied().collect()
     }
 
-    /// Whether its shape is this one, but for leading dimensions of 1.
+    /// Whether its shape is this one; leading dimensions of 1 count as absent.
     pub fn has_shape(&self, shape: &[usize]) -> bool {
         let found = self.shape();
-        let leading = found.len().saturating_sub(shape.len());
-        found.ends_with(shape) && found.iter().take(leading).all(|dim| *dim == 1)
+        let of_ones = |dims: &[usize]| dims.iter().take_while(|dim| **dim == 1).count();
+        found.iter().skip(of_ones(&found)).eq(shape.iter().skip(of_ones(shape)))
     }
 }
 

@@ -157,7 +157,9 @@ impl List {
         let count = cursor.u64()?;
         let start = cursor.at();
         match kind.size() {
-            Some(size) => drop(cursor.skip(count.checked_mul(size).ok_or(Truncated)?)?),
+            Some(size) => {
+                cursor.skip(count.checked_mul(size).ok_or(Truncated)?)?;
+            }
             // Ends with the file at the latest, whatever the count says.
             None => {
                 for _ in 0..count {

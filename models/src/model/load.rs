@@ -6,18 +6,18 @@ use super::{LoadFormat, LoadProgress, Model, ModelOptions};
 use crate::{
     LoadError, MemoryPlan, ModelInfo, ModelSource,
     batch_check::BatchLimits,
-    checkpoint::Checkpoint,
     config_json::ConfigJson,
     decoder::Decoder,
     dummy::DummyWeights,
     end_tokens::EndTokens,
-    families::{self, Family},
+    families::Family,
     inputs::InputBuffer,
     memory::Memory,
     plan::{Planner, table_entries},
     recorded::RecordedSteps,
     sampler::Sampler,
     tensor_names::TensorNames,
+    weight_files,
     weights::{self, Pass, TensorSource},
 };
 
@@ -70,7 +70,7 @@ impl Planned {
         source.check()?;
         let (path, config) = source.read_config()?;
         let config = ConfigJson::new(&path, &config)?;
-        let family = families::read(&config)?;
+        let family = source.read_family(&config)?;
         let spec = &family.spec;
         let ends = EndTokens::read(source, &config, spec.vocab_size)?;
         let sampler = Allocator::planning(device);
@@ -93,7 +93,7 @@ impl Planned {
                 // Random weights need no layout but the plainest.
                 (Box::new(weights), TensorNames::for_dummy(spec))
             }
-            LoadFormat::Auto => (Box::new(Checkpoint::open(source)?), family.names.clone()),
+            LoadFormat::Auto => (weight_files::open(source)?, family.names.clone()),
         };
         let counted = Allocator::planning(device);
         let (mut planned, ignored_tensors) = weights::plan(&mut *weights, spec, &names, &counted)?;

@@ -91,7 +91,7 @@ struct Layers {
 /// # Errors
 /// What is refused, after the rest has been printed.
 pub fn inspect(args: InspectArgs) -> Result<(), Failure> {
-    let source = args.directory.or(args.model).map_or(ModelSource::Demo, ModelSource::Directory);
+    let source = args.directory.or(args.model).map_or(ModelSource::Demo, ModelSource::at);
     source.check()?;
     let mut found = mosu::inspect(&source);
     found.refusals.extend(mosu::load_sampling_defaults(&source).err().map(|error| error.to_string()));

@@ -74,7 +74,7 @@ pub enum GenerationConfig {
 impl ModelArgs {
     /// Which model.
     pub fn source(&self) -> ModelSource {
-        self.model.clone().map_or(ModelSource::Demo, ModelSource::Directory)
+        self.model.clone().map_or(ModelSource::Demo, ModelSource::at)
     }
 
     /// How many threads compute.

@@ -1,0 +1,166 @@
+//! From metadata to the config.json that they were made from.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    architectures::{self, Architecture, HARMLESS, READ_OTHERWISE},
+    file::GgufFile,
+    model::GgufModel,
+    rope, special_tokens,
+};
+use crate::LoadError;
+
+/// More layers than any family may have.
+const MAX_LAYERS: u64 = 1 << 13;
+
+/// Tensors that are read into config.json, and are no weights.
+pub(super) const READ_FROM_TENSORS: [&str; 3] =
+    [rope::DIVISORS, rope::SHORT_DIVISORS, rope::LONG_DIVISORS];
+
+/// The architecture of a file.
+pub(super) fn architecture(file: &GgufFile) -> Result<&'static Architecture, LoadError> {
+    let name = file.architecture()?;
+    architectures::find(name).ok_or_else(|| LoadError::UnknownArchitecture {
+        file: file.path.clone(),
+        name: super::fault::shown(name),
+        known: architectures::known(),
+    })
+}
+
+/// The config.json of a model.
+pub(super) fn config(model: &GgufModel) -> Result<Map<String, Value>, LoadError> {
+    let file = model.first();
+    let architecture = architecture(file)?;
+    let mut config = Map::new();
+    config.insert("architectures".into(), json!([architecture.family]));
+    translate(file, architecture, &mut config)?;
+    let ([vocab_size, _], dtype) = model.embedding()?;
+    let tied = !model.has_tensor("output.weight");
+    config.insert("vocab_size".into(), vocab_size.into());
+    config.insert("tie_word_embeddings".into(), tied.into());
+    if let Some(dtype) = dtype {
+        config.insert("torch_dtype".into(), dtype.name().into());
+    }
+    config.extend(special_tokens::ids(file)?);
+    rope::read(model, architecture, &mut config)?;
+    (architecture.more)(model, &mut config)?;
+    Ok(config)
+}
+
+/// Every key behind the architecture's name, under the name that config.json has for it.
+fn translate(
+    file: &GgufFile,
+    architecture: &Architecture,
+    config: &mut Map<String, Value>,
+) -> Result<(), LoadError> {
+    for key in file.keys() {
+        let suffix = key.strip_prefix(architecture.name).and_then(|rest| rest.strip_prefix('.'));
+        let Some(suffix) = suffix.filter(|suffix| !HARMLESS.contains(suffix)) else { continue };
+        match architecture.key(suffix) {
+            Some("") => {}
+            Some(name) => drop(config.insert(name.into(), scalar(file, key)?)),
+            None if READ_OTHERWISE.contains(&suffix) => {}
+            None => {
+                return Err(file.error(key, "is not known for this architecture: what it means would be left out"));
+            }
+        }
+    }
+    let key = |suffix: &str| format!("{}.{suffix}", architecture.name);
+    if file.flag(&key("attention.causal"))? == Some(false) {
+        return Err(file.error(&key("attention.causal"), "false is not supported: the model writes no text"));
+    }
+    // The layers for multi-token prediction stand behind the others.
+    if let (Some(extra), Some(name)) = (file.count(&key("nextn_predict_layers"))?, architecture.key("block_count")) {
+        let layers = file.count(&key("block_count"))?.unwrap_or(0).saturating_sub(extra);
+        config.insert(name.into(), layers.into());
+    }
+    Ok(())
+}
+
+/// A single value, or one that all entries of a list have.
+fn scalar(file: &GgufFile, key: &str) -> Result<Value, LoadError> {
+    if let Ok(Some(flag)) = file.flag(key) {
+        return Ok(flag.into());
+    }
+    if let Ok(counts) = file.counts(key) {
+        let counts = counts.unwrap_or_default();
+        return match counts.first() {
+            Some(first) if counts.iter().all(|count| count == first) => Ok((*first).into()),
+            _ => Err(file.error(key, "differs from layer to layer, which is not supported")),
+        };
+    }
+    Ok(file.number(key)?.into())
+}
+
+/// A count of the architecture, `default` where it is absent.
+fn count_or(model: &GgufModel, suffix: &str, default: u64) -> Result<u64, LoadError> {
+    let file = model.first();
+    let counts = file.counts(&format!("{}.{suffix}", file.architecture()?))?;
+    Ok(counts.and_then(|counts| counts.first().copied()).unwrap_or(default))
+}
+
+/// Mixtral's experts are under the same name; Mistral's window too.
+pub(super) fn llama(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
+    if count_or(model, "expert_count", 0)? > 0 {
+        config.insert("architectures".into(), json!(["MixtralForCausalLM"]));
+    } else if config.contains_key("sliding_window") {
+        config.insert("architectures".into(), json!(["MistralForCausalLM"]));
+    }
+    Ok(())
+}
+
+/// The chosen experts' weights sum to 1 where the file does not say otherwise.
+pub(super) fn qwen3moe(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
+    config.entry("norm_topk_prob").or_insert(true.into());
+    qwen2moe(model, config)
+}
+
+/// Layers without a router are dense.
+pub(super) fn qwen2moe(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
+    let layers = count_or(model, "block_count", 0)?.min(MAX_LAYERS);
+    let is_dense = |layer: &u64| !model.has_tensor(&format!("blk.{layer}.ffn_gate_inp.weight"));
+    config.insert("mlp_only_layers".into(), (0..layers).filter(is_dense).collect());
+    Ok(())
+}
+
+/// The last sparse layer is the last one with a router.
+pub(super) fn ernie4_5_moe(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
+    let layers = count_or(model, "block_count", 0)?.min(MAX_LAYERS);
+    let has_router = |layer: &u64| model.has_tensor(&format!("blk.{layer}.ffn_gate_inp.weight"));
+    config.extend((0..layers).rfind(has_router).map(|last| ("moe_layer_end_index".into(), last.into())));
+    Ok(())
+}
+
+/// What GLM-4.5's files leave out.
+pub(super) fn glm4moe(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
+    config.insert("use_qk_norm".into(), model.has_tensor("blk.0.attn_q_norm.weight").into());
+    Ok(())
+}
+
+/// Gemma 2 multiplies scores by the root of a head's width, but in its largest model, of so many layers.
+pub(super) fn gemma2(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
+    gemma(model, config, 46)
+}
+
+/// Gemma 3 likewise. Its sliding layers are told by a period or layer by layer.
+pub(super) fn gemma3(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
+    const PATTERN: &str = "gemma3.attention.sliding_window_pattern";
+    let file = model.first();
+    if let Ok(Some(period)) = file.count(PATTERN) {
+        config.insert("sliding_window_pattern".into(), period.into());
+    } else if let Some(sliding) = file.flags(PATTERN)? {
+        let kind = |slides| if slides { "sliding_attention" } else { "full_attention" };
+        let kinds: Vec<&str> = sliding.into_iter().map(kind).collect();
+        config.insert("layer_types".into(), kinds.into());
+    }
+    gemma(model, config, 62)
+}
+
+fn gemma(model: &GgufModel, config: &mut Map<String, Value>, most_layers: u64) -> Result<(), LoadError> {
+    let heads = count_or(model, "attention.head_count", 1)?.max(1);
+    let per_head = count_or(model, "embedding_length", 0)? / heads;
+    let is_largest = count_or(model, "block_count", 0)? == most_layers;
+    let scalar = if is_largest { per_head } else { count_or(model, "attention.key_length", per_head)? };
+    config.insert("query_pre_attn_scalar".into(), scalar.into());
+    Ok(())
+}
