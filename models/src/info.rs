@@ -10,7 +10,7 @@ use crate::{
 /// Facts about a loaded model.
 #[derive(Clone, Debug)]
 pub struct ModelInfo {
-    /// The directory's name, or `mosu-demo`.
+    /// The name of the directory or of the GGUF file, or `mosu-demo`.
     pub name: String,
     /// As config.json spells it, for example `Qwen3MoeForCausalLM`.
     pub architecture: String,

@@ -6,17 +6,14 @@ use mosu_kernels::{Allocator, DType, Device};
 use serde_json::Value;
 
 use crate::{
-    ChatTemplate, DecoderSpec, LoadError, ModelSource, Tokenizer, WeightFiles,
-    config_json::ConfigJson,
-    end_tokens::EndTokens,
-    families::Family,
-    weight_files, weights,
+    ChatTemplate, DecoderSpec, LoadError, ModelSource, Tokenizer, WeightFiles, config_json::ConfigJson,
+    end_tokens::EndTokens, families::Family, weight_files, weights,
 };
 
 /// What could be read of a checkpoint, and what could not.
 #[derive(Clone, Debug)]
 pub struct Inspection {
-    /// The directory's name, or `mosu-demo`.
+    /// The name of the directory or of the GGUF file, or `mosu-demo`.
     pub name: String,
     /// As config.json spells it, known here or not.
     pub architecture: Option<String>,

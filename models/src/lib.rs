@@ -1,6 +1,6 @@
 //! Checkpoints, model families and the decoder of mosu: *what is computed*.
 //!
-//! [`Model::load`] turns a directory in Hugging Face layout into a decoder in memory; [`Model::step`] advances many
+//! [`Model::load`] turns a directory in Hugging Face layout, or a GGUF file, into a decoder in memory; [`Model::step`] advances many
 //! sequences at once by one [`Batch`]. A family is a function from config.json to a [`DecoderSpec`], see
 //! `src/families.rs`; README.md says how to add one.
 

@@ -53,7 +53,9 @@ impl ModelSource {
     pub fn name(&self) -> String {
         match self {
             ModelSource::Demo => "mosu-demo".into(),
-            ModelSource::Gguf(file) => file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned(),
+            ModelSource::Gguf(file) => {
+                file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned()
+            }
             ModelSource::Directory(dir) => {
                 let full = dir.canonicalize().unwrap_or_else(|_| dir.clone());
                 full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
@@ -78,7 +80,8 @@ impl ModelSource {
             ModelSource::Directory(path) | ModelSource::Gguf(path) if !path.exists() => Err(missing(path)),
             ModelSource::Gguf(path) => Err(LoadError::malformed(path, "not a regular file")),
             ModelSource::Directory(path) => {
-                let message = format!("is a file; give the directory around it, with {files}, or a GGUF file");
+                let message =
+                    format!("is a file; give the directory around it, with {files}, or a GGUF file");
                 Err(LoadError::malformed(path, message))
             }
         }
@@ -167,7 +170,10 @@ fn one_model(dir: &Path) -> Result<(), LoadError> {
     }
     let names = models.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy());
     let names = names.take(8).collect::<Vec<_>>().join(", ");
-    Err(LoadError::malformed(dir, format!("holds {} GGUF models; give the file of one: {names}", models.len())))
+    Err(LoadError::malformed(
+        dir,
+        format!("holds {} GGUF models; give the file of one: {names}", models.len()),
+    ))
 }
 
 /// The contents of a file of at most `limit` bytes; `None` when there is no such file.

@@ -48,17 +48,17 @@ fn most_bytes(run: impl FnOnce()) -> usize {
     MOST.load(Relaxed) - before
 }
 
-/// Looks into a directory and plans the model there, of its weights and of random ones; `true` when the model would
-/// load. `described` is the size of what describes it.
-fn look(dir: &Path, options: &ModelOptions, described: usize, what: &str) -> bool {
-    let source = ModelSource::Directory(dir.into());
+/// Looks into a directory or a GGUF file and plans the model there, of its weights and of random ones; `true` when the model would
+/// load. `described` is the size of what describes it, `times` how many times as much may be taken.
+fn look(path: &Path, options: &ModelOptions, times: usize, described: usize, what: &str) -> bool {
+    let source = ModelSource::at(path);
     let mut loads = false;
     let inspected = most_bytes(|| drop(inspect(&source)));
     let planned = most_bytes(|| loads = Model::plan(&source, options).is_ok());
     let random = ModelOptions { load_format: LoadFormat::Dummy, ..options.clone() };
     let made_up = most_bytes(|| drop(Model::plan(&source, &random)));
     // JSON as values, and a name and a shape of every tensor; and what does not depend on the files.
-    let limit = 8 * described + (32 << 10);
+    let limit = times * described + (32 << 10);
     for (bytes, part) in [(inspected, "inspect"), (planned, "plan"), (made_up, "plan of random weights")] {
         assert!(bytes <= limit, "{part} takes {bytes} bytes, {described} describe the model: {what}");
     }
@@ -76,7 +76,7 @@ fn nothing_is_taken_beyond_the_files() {
         let (described, whole) = (fs::read(&config).unwrap(), fs::read(&weights).unwrap());
         let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
         let size = described.len() + header;
-        assert!(look(dir.path(), &options, size, name), "{name} is whole");
+        assert!(look(dir.path(), &options, 8, size, name), "{name} is whole");
         let mut refused = 0;
         let mut seed = 1_u64;
         let mut random = |below: usize| {
@@ -89,7 +89,7 @@ fn nothing_is_taken_beyond_the_files() {
                 bytes[random(header)] = b"0123456789[]{}:,\"FBU\xff\0"[random(21)];
             }
             fs::write(&weights, bytes).unwrap();
-            refused += usize::from(!look(dir.path(), &options, size, name));
+            refused += usize::from(!look(dir.path(), &options, 8, size, name));
         }
         fs::write(&weights, &whole).unwrap();
         let config_json: Value = serde_json::from_slice(&described).unwrap();
@@ -100,8 +100,42 @@ fn nothing_is_taken_beyond_the_files() {
                 mutated[key] = value.clone();
                 fs::write(&config, mutated.to_string()).unwrap();
                 refused +=
-                    usize::from(!look(dir.path(), &options, size, &format!("{name}: {key} = {value}")));
+                    usize::from(!look(dir.path(), &options, 8, size, &format!("{name}: {key} = {value}")));
             }
+        }
+        assert!(refused > 100, "{name}: {refused} refused");
+    }
+    for name in ["mixtral", "llama31_bf16"] {
+        let whole =
+            fs::read(fixture("").parent().unwrap().join("gguf").join(format!("{name}.gguf"))).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("m.gguf");
+        // Metadata and entries: the last entry ends where the last name is.
+        let last = whole.windows(4).rposition(|window| window == b"blk." || window == b"outp").unwrap();
+        let header = last + 60;
+        let look = |bytes: &[u8]| {
+            fs::write(&file, bytes).unwrap();
+            // The same would be several times as long in JSON.
+            look(&file, &options, 20, header, name)
+        };
+        assert!(look(&whole), "{name} is whole");
+        let (mut refused, mut seed) = (0, 1_u64);
+        let mut random = |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) as usize % below
+        };
+        for _ in 0..200 {
+            let mut bytes = whole.clone();
+            for _ in 0..=random(3) {
+                bytes[random(header)] = random(256) as u8;
+            }
+            refused += usize::from(!look(&bytes));
+        }
+        // Counts, sizes and dimensions that the file cannot hold.
+        for at in (8..header - 8).step_by(3) {
+            let mut bytes = whole.clone();
+            bytes[at..at + 8].copy_from_slice(&(1_u64 << (at % 50)).to_le_bytes());
+            refused += usize::from(!look(&bytes));
         }
         assert!(refused > 100, "{name}: {refused} refused");
     }

@@ -46,7 +46,8 @@ fn file(name: &str) -> PathBuf {
 fn load_gguf(name: &str) -> Model {
     let source = ModelSource::at(file(name));
     assert_eq!(source, ModelSource::Gguf(file(name)));
-    Model::load(&source, &options_of(name, options(2)), &mut |_| {}).unwrap_or_else(|error| panic!("{name}: {error}"))
+    Model::load(&source, &options_of(name, options(2)), &mut |_| {})
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// The logits that a file should give.
@@ -115,7 +116,11 @@ fn files_are_inspected_like_directories() {
         assert_eq!(found.architecture, of_checkpoint.architecture, "{name}");
         let (spec, original) = (found.spec.unwrap(), of_checkpoint.spec.unwrap());
         assert_eq!(spec.parameters(), original.parameters(), "{name}");
-        assert_eq!((spec.vocab_size, spec.layers.len()), (original.vocab_size, original.layers.len()), "{name}");
+        assert_eq!(
+            (spec.vocab_size, spec.layers.len()),
+            (original.vocab_size, original.layers.len()),
+            "{name}"
+        );
         assert_eq!(found.eos_token_ids, [2], "{name}");
     }
     let behind_the_last = inspect(&ModelSource::at(file("glm4_5"))).ignored_tensors;
@@ -162,7 +167,16 @@ fn replaced(name: &str, from: &str, to: &str) -> Vec<u8> {
 fn what_is_not_supported_is_refused_by_name() {
     for (from, to, expected) in [
         ("llama", "lamas", "architecture \"lamas\" is not supported; supported are bloom, "),
-        ("llama.block_count", "llama.block_counT", "`llama.block_counT`: is not known for this architecture"),
+        (
+            "llama.block_count",
+            "llama.block_counT",
+            "`llama.block_count`: expected the number of layers, found nothing",
+        ),
+        (
+            "llama.rope.freq_base",
+            "llama.rope.freq_bass",
+            "`llama.rope.freq_bass`: is not known for this architecture",
+        ),
         ("blk.0.attn_q.weight", "blk.0.attn_Q.weight", "tensor `blk.0.attn_q.weight`: not in the file"),
         ("token_embd.weight", "token_embD.weight", "tensor `token_embd.weight`: not in the file"),
         ("GGUF", "GGML", "not a GGUF file"),
@@ -192,6 +206,9 @@ fn a_tensor_that_is_left_over_is_refused() {
 #[test]
 fn missing_files_are_named() {
     let message = ModelSource::at("/no/such/model.gguf").check().unwrap_err().to_string();
-    assert!(message.contains("/no/such/model.gguf: not found; give a directory with config.json"), "{message}");
+    assert!(
+        message.contains("/no/such/model.gguf: not found; give a directory with config.json"),
+        "{message}"
+    );
     assert_eq!(ModelSource::at("/no/x.gguf").name(), "x");
 }

@@ -268,7 +268,6 @@ fn inspect_lists_the_tensors_that_are_not_needed() {
 fn a_file_is_no_model() {
     let directory = Directory::new("files");
     for (file, words) in [
-        ("model.gguf", "model.gguf: truncated: the file ends within its header"),
         ("model.safetensors", "model.safetensors: is a file; give the directory around it"),
         ("config.json", "config.json: is a file; give the directory around it"),
     ] {
@@ -285,6 +284,26 @@ fn a_file_is_no_model() {
             assert_eq!(output.status.code(), Some(3), "{args:?}");
             assert!(text(&output.stderr).contains(words), "{args:?}: {}", text(&output.stderr));
         }
+    }
+}
+
+#[test]
+fn a_gguf_file_is_a_model() {
+    let gguf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/gguf/qwen3_bf16.gguf");
+    let report: Value =
+        serde_json::from_slice(&run(&["inspect", gguf.to_str().unwrap(), "--json"]).stdout).unwrap();
+    assert_eq!(report["architecture"], "Qwen3ForCausalLM");
+    assert_eq!(report["weights"]["files"], 1);
+    let directory = Directory::new("gguf");
+    directory.write("model.gguf", "");
+    let path = directory.0.join("model.gguf");
+    let path = path.to_str().unwrap();
+    let words = "model.gguf: truncated: the file ends within its header";
+    for args in [&["run", "-m", path, "hi"] as &[&str], &["bench", "-m", path], &["inspect", path]] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(3), "{args:?}");
+        let said = [text(&output.stdout), text(&output.stderr)].concat();
+        assert!(said.contains(words), "{args:?}: {said}");
     }
 }
 

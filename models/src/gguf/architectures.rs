@@ -104,7 +104,11 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "bloom",
         family: "BloomForCausalLM",
-        renamed: &[("context_length", "seq_length"), ("feed_forward_length", ""), ("attention.head_count_kv", "")],
+        renamed: &[
+            ("context_length", "seq_length"),
+            ("feed_forward_length", ""),
+            ("attention.head_count_kv", ""),
+        ],
         feed_forward: FeedForward::Plain,
         ..PLAIN
     },
@@ -121,11 +125,7 @@ const ARCHITECTURES: &[Architecture] = &[
         feed_forward: FeedForward::Fused,
         ..PLAIN
     },
-    Architecture {
-        name: "ernie4_5",
-        family: "Ernie4_5ForCausalLM",
-        ..PLAIN
-    },
+    Architecture { name: "ernie4_5", family: "Ernie4_5ForCausalLM", ..PLAIN },
     Architecture {
         name: "ernie4_5-moe",
         family: "Ernie4_5_MoeForCausalLM",
@@ -141,12 +141,7 @@ const ARCHITECTURES: &[Architecture] = &[
     },
     Architecture { name: "gemma2", family: "Gemma2ForCausalLM", more: config::gemma2, ..PLAIN },
     Architecture { name: "gemma3", family: "Gemma3ForCausalLM", more: config::gemma3, ..PLAIN },
-    Architecture {
-        name: "glm4",
-        family: "Glm4ForCausalLM",
-        feed_forward: FeedForward::Fused,
-        ..PLAIN
-    },
+    Architecture { name: "glm4", family: "Glm4ForCausalLM", feed_forward: FeedForward::Fused, ..PLAIN },
     Architecture {
         name: "glm4moe",
         family: "Glm4MoeForCausalLM",
@@ -195,19 +190,9 @@ const ARCHITECTURES: &[Architecture] = &[
     },
     Architecture { name: "phi3", family: "Phi3ForCausalLM", feed_forward: FeedForward::Fused, ..PLAIN },
     Architecture { name: "qwen2", family: "Qwen2ForCausalLM", ..PLAIN },
-    Architecture {
-        name: "qwen2moe",
-        family: "Qwen2MoeForCausalLM",
-        more: config::qwen2moe,
-        ..PLAIN
-    },
+    Architecture { name: "qwen2moe", family: "Qwen2MoeForCausalLM", more: config::qwen2moe, ..PLAIN },
     Architecture { name: "qwen3", family: "Qwen3ForCausalLM", ..PLAIN },
-    Architecture {
-        name: "qwen3moe",
-        family: "Qwen3MoeForCausalLM",
-        more: config::qwen3moe,
-        ..PLAIN
-    },
+    Architecture { name: "qwen3moe", family: "Qwen3MoeForCausalLM", more: config::qwen3moe, ..PLAIN },
 ];
 
 /// An architecture by its name.

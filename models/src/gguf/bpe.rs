@@ -92,7 +92,12 @@ pub(super) fn tokenizer_json(file: &GgufFile) -> Result<Vec<u8>, LoadError> {
         pre_tokenizer: pre.json(),
         post_processor: ends(file, pre)?,
         decoder: pre_tokenizers::byte_level(false),
-        model: Model { r#type: "BPE", vocab: &tokens, merges: merges(file)?, ignore_merges: pre.ignore_merges },
+        model: Model {
+            r#type: "BPE",
+            vocab: &tokens,
+            merges: merges(file)?,
+            ignore_merges: pre.ignore_merges,
+        },
     };
     serde_json::to_vec(&json).map_err(|error| file.error(special_tokens::TOKENS, error.to_string()))
 }
@@ -101,7 +106,9 @@ fn merges(file: &GgufFile) -> Result<Vec<(&str, &str)>, LoadError> {
     let (_, merges) = file.required(MERGES, "a list of texts", file.texts(MERGES)?)?;
     let pairs = merges.enumerate().map(|(index, merge)| pair(merge).ok_or(index));
     let pairs: Result<Vec<_>, usize> = pairs.collect();
-    pairs.map_err(|index| file.error(MERGES, format!("entry {index} is not two texts with a space between them")))
+    pairs.map_err(|index| {
+        file.error(MERGES, format!("entry {index} is not two texts with a space between them"))
+    })
 }
 
 /// The two texts of a merge.

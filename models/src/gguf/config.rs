@@ -10,12 +10,8 @@ use super::{
 };
 use crate::LoadError;
 
-/// More layers than any family may have.
-const MAX_LAYERS: u64 = 1 << 13;
-
 /// Tensors that are read into config.json, and are no weights.
-pub(super) const READ_FROM_TENSORS: [&str; 3] =
-    [rope::DIVISORS, rope::SHORT_DIVISORS, rope::LONG_DIVISORS];
+pub(super) const READ_FROM_TENSORS: [&str; 3] = [rope::DIVISORS, rope::SHORT_DIVISORS, rope::LONG_DIVISORS];
 
 /// The architecture of a file.
 pub(super) fn architecture(file: &GgufFile) -> Result<&'static Architecture, LoadError> {
@@ -33,6 +29,7 @@ pub(super) fn config(model: &GgufModel) -> Result<Map<String, Value>, LoadError>
     let architecture = architecture(file)?;
     let mut config = Map::new();
     config.insert("architectures".into(), json!([architecture.family]));
+    check_layers(model, architecture)?;
     translate(file, architecture, &mut config)?;
     let ([vocab_size, _], dtype) = model.embedding()?;
     let tied = !model.has_tensor("output.weight");
@@ -45,6 +42,17 @@ pub(super) fn config(model: &GgufModel) -> Result<Map<String, Value>, LoadError>
     rope::read(model, architecture, &mut config)?;
     (architecture.more)(model, &mut config)?;
     Ok(config)
+}
+
+/// Every layer has tensors: so many layers that the file cannot have them are not even counted.
+fn check_layers(model: &GgufModel, architecture: &Architecture) -> Result<(), LoadError> {
+    let (file, key) = (model.first(), format!("{}.block_count", architecture.name));
+    let layers = file.required(&key, "the number of layers", file.count(&key)?)?;
+    let tensors: usize = model.files().iter().map(|file| file.header.tensors.len()).sum();
+    match usize::try_from(layers).is_ok_and(|layers| layers <= tensors) {
+        true => Ok(()),
+        false => Err(file.error(&key, format!("claims {layers} layers, but there are {tensors} tensors"))),
+    }
 }
 
 /// Every key behind the architecture's name, under the name that config.json has for it.
@@ -61,7 +69,9 @@ fn translate(
             Some(name) => drop(config.insert(name.into(), scalar(file, key)?)),
             None if READ_OTHERWISE.contains(&suffix) => {}
             None => {
-                return Err(file.error(key, "is not known for this architecture: what it means would be left out"));
+                return Err(
+                    file.error(key, "is not known for this architecture: what it means would be left out")
+                );
             }
         }
     }
@@ -70,7 +80,9 @@ fn translate(
         return Err(file.error(&key("attention.causal"), "false is not supported: the model writes no text"));
     }
     // The layers for multi-token prediction stand behind the others.
-    if let (Some(extra), Some(name)) = (file.count(&key("nextn_predict_layers"))?, architecture.key("block_count")) {
+    if let (Some(extra), Some(name)) =
+        (file.count(&key("nextn_predict_layers"))?, architecture.key("block_count"))
+    {
         let layers = file.count(&key("block_count"))?.unwrap_or(0).saturating_sub(extra);
         config.insert(name.into(), layers.into());
     }
@@ -117,7 +129,7 @@ pub(super) fn qwen3moe(model: &GgufModel, config: &mut Map<String, Value>) -> Re
 
 /// Layers without a router are dense.
 pub(super) fn qwen2moe(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
-    let layers = count_or(model, "block_count", 0)?.min(MAX_LAYERS);
+    let layers = count_or(model, "block_count", 0)?;
     let is_dense = |layer: &u64| !model.has_tensor(&format!("blk.{layer}.ffn_gate_inp.weight"));
     config.insert("mlp_only_layers".into(), (0..layers).filter(is_dense).collect());
     Ok(())
@@ -125,7 +137,7 @@ pub(super) fn qwen2moe(model: &GgufModel, config: &mut Map<String, Value>) -> Re
 
 /// The last sparse layer is the last one with a router.
 pub(super) fn ernie4_5_moe(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
-    let layers = count_or(model, "block_count", 0)?.min(MAX_LAYERS);
+    let layers = count_or(model, "block_count", 0)?;
     let has_router = |layer: &u64| model.has_tensor(&format!("blk.{layer}.ffn_gate_inp.weight"));
     config.extend((0..layers).rfind(has_router).map(|last| ("moe_layer_end_index".into(), last.into())));
     Ok(())

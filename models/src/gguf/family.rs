@@ -65,6 +65,8 @@ fn check_gating(score: RouterScore, gating: Option<u64>) -> Result<(), String> {
     };
     match gating.filter(|gating| *gating != 0 && *gating != number) {
         None => Ok(()),
-        Some(other) => Err(format!("only {number} ({name}) is supported for this architecture, found {other}")),
+        Some(other) => {
+            Err(format!("only {number} ({name}) is supported for this architecture, found {other}"))
+        }
     }
 }

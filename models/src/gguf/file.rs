@@ -137,7 +137,10 @@ impl GgufFile {
     }
 }
 
-fn texts<'f>(list: &List, file: &'f [u8]) -> Option<(usize, impl Iterator<Item = &'f str> + Clone + use<'f>)> {
+fn texts<'f>(
+    list: &List,
+    file: &'f [u8],
+) -> Option<(usize, impl Iterator<Item = &'f str> + Clone + use<'f>)> {
     Some((list.count, list.texts(file)?))
 }
 

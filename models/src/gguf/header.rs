@@ -80,9 +80,9 @@ impl Header {
         };
         let num_pairs = count(num_pairs, MIN_PAIR_BYTES, "keys")?;
         let num_tensors = count(num_tensors, MIN_TENSOR_BYTES, "tensors")?;
-        let mut header = Header { pairs: read_pairs(file, &mut cursor, num_pairs)?, tensors: Vec::new(), len: 0 };
+        let mut header =
+            Header { pairs: read_pairs(file, &mut cursor, num_pairs)?, tensors: Vec::new(), len: 0 };
         let alignment = header.alignment(file)?;
-        header.tensors.reserve_exact(num_tensors);
         for _ in 0..num_tensors {
             header.tensors.push(read_tensor(file, &mut cursor)?);
         }
@@ -131,10 +131,13 @@ fn read_start(cursor: &mut Cursor) -> Result<(u64, u64), Fault> {
     match cursor.u32().map_err(truncated)? {
         2 | 3 => {}
         version if version != 0 && version.trailing_zeros() >= 16 => {
-            return Err(Fault::of_file("a big-endian GGUF file is not supported; convert it on this machine"));
+            return Err(Fault::of_file(
+                "a big-endian GGUF file is not supported; convert it on this machine",
+            ));
         }
         version => {
-            let message = format!("version {version} of GGUF is not supported; supported are 2 and 3: convert it anew");
+            let message =
+                format!("version {version} of GGUF is not supported; supported are 2 and 3: convert it anew");
             return Err(Fault::of_file(message));
         }
     }
@@ -146,17 +149,21 @@ fn read_start(cursor: &mut Cursor) -> Result<(u64, u64), Fault> {
 fn read_name(file: &[u8], cursor: &mut Cursor, what: &str) -> Result<Range<usize>, Fault> {
     let place = cursor.text().map_err(truncated)?;
     let bytes = file.get(place.clone()).unwrap_or_default();
-    let fault = |message: &str| Fault::of_file(format!("the name of a {what} at byte {} {message}", place.start));
+    let fault =
+        |message: &str| Fault::of_file(format!("the name of a {what} at byte {} {message}", place.start));
     match str::from_utf8(bytes) {
         Err(_) => Err(fault("is not UTF-8")),
         Ok("") => Err(fault("is empty")),
-        Ok(name) if name.len() > MAX_NAME_BYTES => Err(fault(&format!("is longer than {MAX_NAME_BYTES} bytes"))),
+        Ok(name) if name.len() > MAX_NAME_BYTES => {
+            Err(fault(&format!("is longer than {MAX_NAME_BYTES} bytes")))
+        }
         Ok(_) => Ok(place),
     }
 }
 
 fn read_pairs(file: &[u8], cursor: &mut Cursor, count: usize) -> Result<Vec<(Range<usize>, Value)>, Fault> {
-    let mut pairs = Vec::with_capacity(count);
+    // Not as many as the file claims: as many as there are.
+    let mut pairs = Vec::new();
     for _ in 0..count {
         let key = read_name(file, cursor, "key")?;
         let value = Value::read(file, cursor, value::text(file, &key))?;
@@ -197,11 +204,14 @@ fn read_tensor(file: &[u8], cursor: &mut Cursor) -> Result<TensorInfo, Fault> {
         }
         None => {
             let (name, block) = (ggml.name, ggml.block_elements);
-            return Err(fault(format!("has rows of {columns} elements, but type {name} has blocks of {block}")));
+            return Err(fault(format!(
+                "has rows of {columns} elements, but type {name} has blocks of {block}"
+            )));
         }
     };
     let offset = cursor.u64().map_err(truncated)?;
-    let start = usize::try_from(offset).map_err(|_| fault(format!("lies at {offset}, outside any memory")))?;
+    let start =
+        usize::try_from(offset).map_err(|_| fault(format!("lies at {offset}, outside any memory")))?;
     Ok(TensorInfo { name: place, ggml, dims, rank, start, len })
 }
 
@@ -225,7 +235,9 @@ fn place(file: &[u8], header: &mut Header, alignment: usize) -> Result<(), Fault
         let fault = |message: String| Err(Fault::of_tensor(tensor.name(file), message));
         let end = start.checked_add(len).filter(|end| *end <= data_len);
         let Some(end) = end else {
-            return fault(format!("its {len} bytes at {start} lie outside the data, which has {data_len} bytes"));
+            return fault(format!(
+                "its {len} bytes at {start} lie outside the data, which has {data_len} bytes"
+            ));
         };
         if !start.is_multiple_of(alignment) {
             return fault(format!("lies at byte {start} of the data, which is no multiple of {alignment}"));

@@ -86,7 +86,9 @@ const PRE_TOKENIZERS: &[PreTokenizer] = &[
         ..PLAIN
     },
     PreTokenizer {
-        names: &["gpt-2", "phi-2", "gigachat", "a.x-4.0", "mellum", "exaone4", "mpt", "olmo", "jais", "trillion"],
+        names: &[
+            "gpt-2", "phi-2", "gigachat", "a.x-4.0", "mellum", "exaone4", "mpt", "olmo", "jais", "trillion",
+        ],
         steps: &[Gpt2],
         ..PLAIN
     },
@@ -138,7 +140,16 @@ const PRE_TOKENIZERS: &[PreTokenizer] = &[
         ..PLAIN
     },
     PreTokenizer {
-        names: &["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"],
+        names: &[
+            "starcoder",
+            "refact",
+            "command-r",
+            "smollm",
+            "codeshell",
+            "exaone",
+            "minerva-7b",
+            "mellum2",
+        ],
         steps: &[Digits, Gpt2],
         ..PLAIN
     },
@@ -147,18 +158,8 @@ const PRE_TOKENIZERS: &[PreTokenizer] = &[
         steps: &[Split(r" ?[^(\s|.,!?…。，、।۔،)]+")],
         ..PLAIN
     },
-    PreTokenizer {
-        names: &["tekken"],
-        steps: &[TEKKEN_WORDS],
-        ignore_merges: true,
-        adds_bos: true,
-        ..PLAIN
-    },
-    PreTokenizer {
-        names: &["gpt-4o", "llama4", "kanana2", "minimax-m2"],
-        steps: &[CASED_WORDS],
-        ..PLAIN
-    },
+    PreTokenizer { names: &["tekken"], steps: &[TEKKEN_WORDS], ignore_merges: true, adds_bos: true, ..PLAIN },
+    PreTokenizer { names: &["gpt-4o", "llama4", "kanana2", "minimax-m2"], steps: &[CASED_WORDS], ..PLAIN },
 ];
 
 /// The rule of a name.
@@ -182,9 +183,7 @@ const GPT2_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}
 impl PreTokenizer {
     /// As a tokenizer.json has it.
     pub fn json(&self) -> Value {
-        let split = |pattern: &str| {
-            json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false})
-        };
+        let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
         let step = |step: &Step| match step {
             Split(pattern) => split(pattern),
             Digits => json!({"type": "Digits", "individual_digits": true}),

@@ -32,7 +32,8 @@ pub(super) fn read(
     if let Some(rotating) = file.count(&key("dimension_count"))? {
         let of_heads = |config: &Map<String, Value>| {
             let number = |suffix: &str| config.get(architecture.key(suffix)?)?.as_u64();
-            number("attention.key_length").or_else(|| number("embedding_length")?.checked_div(number("attention.head_count")?))
+            number("attention.key_length")
+                .or_else(|| number("embedding_length")?.checked_div(number("attention.head_count")?))
         };
         if let Some(head_dim) = of_heads(config).filter(|head_dim| *head_dim > 0) {
             // A little more than the share: it is rounded down to whole elements.
@@ -52,7 +53,9 @@ pub(super) fn read(
     };
     let scaled = scaling(model, architecture)?;
     match (section, scaled) {
-        (Some(_), Some(_)) => Err(file.error(&key("scaling.type"), "is not supported beside a tensor of divisors")),
+        (Some(_), Some(_)) => {
+            Err(file.error(&key("scaling.type"), "is not supported beside a tensor of divisors"))
+        }
         (section, scaled) => {
             if let Some(section) = section.or(scaled) {
                 config.insert("rope_scaling".into(), section);
@@ -96,7 +99,10 @@ fn scaling(model: &GgufModel, architecture: &Architecture) -> Result<Option<Valu
         (Some("none" | "longrope"), _) => return Ok(None),
         (Some(kind @ ("linear" | "yarn")), _) => kind,
         (Some(other), _) => {
-            let message = format!("{:?} is not supported; supported are none, linear, longrope, yarn", super::fault::shown(other));
+            let message = format!(
+                "{:?} is not supported; supported are none, linear, longrope, yarn",
+                super::fault::shown(other)
+            );
             return Err(file.error(&of_scaling("type"), message));
         }
         // 0 and 1 change nothing.
@@ -117,7 +123,9 @@ fn scaling(model: &GgufModel, architecture: &Architecture) -> Result<Option<Valu
     if kind == "yarn" {
         only_one(model, &of_scaling("yarn_ext_factor"))?;
         only_one(model, &of_scaling("attn_factor"))?;
-        if let Some(log_multiplier) = file.number(&of_scaling("yarn_log_multiplier"))?.filter(|number| *number != 0.0) {
+        if let Some(log_multiplier) =
+            file.number(&of_scaling("yarn_log_multiplier"))?.filter(|number| *number != 0.0)
+        {
             // 0.1 is YaRN's own.
             let mscale = log_multiplier / 0.1;
             section.insert("mscale".into(), mscale.into());

@@ -61,7 +61,8 @@ pub(super) fn first(path: &Path) -> PathBuf {
 /// Opens the file that has the metadata.
 pub(super) fn open_first(path: &Path) -> Result<GgufFile, LoadError> {
     let first = first(path);
-    let file = GgufFile::open(&first)?.ok_or_else(|| missing(&first, "a GGUF model is one file or all its shards"))?;
+    let file = GgufFile::open(&first)?
+        .ok_or_else(|| missing(&first, "a GGUF model is one file or all its shards"))?;
     check(&file, 1)?;
     Ok(file)
 }
@@ -76,7 +77,8 @@ pub(super) fn open_all(path: &Path) -> Result<Vec<GgufFile>, LoadError> {
     if let Some(shard) = ShardName::of(&path).filter(|_| count > 1) {
         for number in 2..=count {
             let path = shard.sibling(&path, number);
-            let remedy = || format!("{} says that there are {count} shards", file_name(&shard.sibling(&path, 1)));
+            let remedy =
+                || format!("{} says that there are {count} shards", file_name(&shard.sibling(&path, 1)));
             let file = GgufFile::open(&path)?.ok_or_else(|| missing(&path, &remedy()))?;
             check(&file, number)?;
             files.push(file);

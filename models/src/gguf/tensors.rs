@@ -69,7 +69,8 @@ impl GgufTensors {
 /// The element type of a tensor, which must be a float that the ops know.
 fn float(file: &GgufFile, name: &str, tensor: &TensorInfo) -> Result<DType, LoadError> {
     tensor.ggml.float().ok_or_else(|| {
-        let message = format!("has type {}, which is not supported; supported are F32, F16 and BF16", tensor.ggml.name);
+        let message =
+            format!("has type {}, which is not supported; supported are F32, F16 and BF16", tensor.ggml.name);
         Fault::of_tensor(name, message).in_file(&file.path)
     })
 }
@@ -117,11 +118,17 @@ impl TensorSource for GgufTensors {
         let (file, tensor) = self.take(name, &shape)?;
         let dtype = float(file, name, tensor)?;
         let stride = piece.elements() * dtype.size();
-        let piece = |index| Ok(pass.in_place_or_copied(&file.bytes, tensor.start + index * stride, piece, dtype)?);
+        let piece =
+            |index| Ok(pass.in_place_or_copied(&file.bytes, tensor.start + index * stride, piece, dtype)?);
         (0..count).map(piece).collect()
     }
 
-    fn claim_mxfp4(&mut self, name: &str, _count: usize, _shape: [usize; 2]) -> Result<Vec<Tensor>, LoadError> {
+    fn claim_mxfp4(
+        &mut self,
+        name: &str,
+        _count: usize,
+        _shape: [usize; 2],
+    ) -> Result<Vec<Tensor>, LoadError> {
         Err(LoadError::checkpoint(self.file(), Some(name), "no GGUF file has its blocks apart"))
     }
 

@@ -1,5 +1,8 @@
 //! Small files written here, whole and spoilt.
 
+mod shards;
+mod vocabularies;
+
 use super::{fault::Fault, header::Header};
 use crate::LoadError;
 
@@ -122,14 +125,14 @@ fn a_sound_file_is_read() {
     ] {
         assert_eq!(shown(key), expected, "{key}");
     }
-    let found: Vec<_> = header.tensors.iter().map(|t| (t.name(&file), t.shape(), t.ggml.name, t.len)).collect();
-    let expected = [
-        ("a", vec![2, 3], "F32", 24),
-        ("b", vec![2, 256], "Q4_K", 288),
-        ("c", vec![2], "BF16", 4),
-    ];
+    let found: Vec<_> =
+        header.tensors.iter().map(|t| (t.name(&file), t.shape(), t.ggml.name, t.len)).collect();
+    let expected =
+        [("a", vec![2, 3], "F32", 24), ("b", vec![2, 256], "Q4_K", 288), ("c", vec![2], "BF16", 4)];
     assert_eq!(found, expected);
-    assert!(header.tensors.iter().all(|tensor| file[tensor.start..][..tensor.len].iter().all(|byte| *byte == 7)));
+    assert!(
+        header.tensors.iter().all(|tensor| file[tensor.start..][..tensor.len].iter().all(|byte| *byte == 7))
+    );
     assert!(header.tensors[0].has_shape(&[2, 3]) && !header.tensors[0].has_shape(&[3, 2]));
     assert!(header.tensors[2].has_shape(&[1, 2]) && !header.tensors[2].has_shape(&[2, 1]));
 }
@@ -143,7 +146,10 @@ fn alignment_is_what_the_file_says() {
         Writer { alignment: 64, ..file }.read()
     };
     aligned(64).unwrap();
-    assert!(error(aligned(128).unwrap_err()).contains("tensor `b`: lies at byte 64 of the data, which is no multiple"));
+    assert!(
+        error(aligned(128).unwrap_err())
+            .contains("tensor `b`: lies at byte 64 of the data, which is no multiple")
+    );
     for wrong in [0, 3, 48] {
         let message = error(aligned(wrong).unwrap_err());
         assert!(message.contains("`general.alignment`: expected a power of two"), "{message}");
@@ -155,7 +161,10 @@ fn every_lie_is_named() {
     let one = |dims: &[u64], kind: u32, offset: u64| Writer::new().tensor("x", dims, kind, offset).data(64);
     let pair = |value: Vec<u8>| Writer::new().pair("k", value);
     let cases = [
-        (Writer { version: 1, ..sound() }, "m.gguf: version 1 of GGUF is not supported; supported are 2 and 3"),
+        (
+            Writer { version: 1, ..sound() },
+            "m.gguf: version 1 of GGUF is not supported; supported are 2 and 3",
+        ),
         (Writer { version: 4, ..sound() }, "version 4 of GGUF is not supported"),
         (Writer { version: 3_u32.swap_bytes(), ..sound() }, "a big-endian GGUF file is not supported"),
         (pair(value(13, &[])), "`k`: values of type 13 are not known"),
@@ -183,7 +192,10 @@ fn every_lie_is_named() {
         (one(&[4], 0, u64::MAX - 31), "tensor `x`: its 16 bytes at 18446744073709551584 lie outside"),
         (one(&[4], 0, 16), "tensor `x`: lies at byte 16 of the data, which is no multiple of 32"),
         (one(&[4], 0, 32), "tensor `x`: bytes 0..32 before it belong to no tensor"),
-        (one(&[9], 0, 0).tensor("y", &[4], 0, 32), "tensor `y`: its bytes 32..48 overlap those of another tensor"),
+        (
+            one(&[9], 0, 0).tensor("y", &[4], 0, 32),
+            "tensor `y`: its bytes 32..48 overlap those of another tensor",
+        ),
     ];
     for (file, expected) in cases {
         let message = error(file.read().unwrap_err());

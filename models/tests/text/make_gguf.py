@@ -1,6 +1,6 @@
 """Writes the vocabularies of the tests as GGUF files, as llama.cpp's converter would.
 
-    python models/tests/text/make_gguf.py        # needs gguf, sentencepiece, numpy
+    python models/tests/text/make_gguf.py        # needs gguf, sentencepiece, protobuf
 
 Their ids are compared with those that the originals give: tokens.json and vocabularies.json.
 """
@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 import gguf
-import sentencepiece
 from gguf import TokenType
+from sentencepiece import sentencepiece_model_pb2
 
 HERE = Path(__file__).parent
 OUT = HERE / "gguf"
@@ -76,47 +76,37 @@ def byte_level():
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]]
 
     def more(writer):
-        writer.add_bos_token_id(content["model"]["vocab"]["!"])
         writer.add_eos_token_id(next(token["id"] for token in content["added_tokens"] if token["special"]))
         writer.add_add_bos_token(False)
 
-    write("byte_level", "gpt2", "llama-bpe", [tokens[id] for id in range(len(tokens))], merges, more=more)
+    write("byte_level", "gpt2", "smaug-bpe", [tokens[id] for id in range(len(tokens))], merges, more=more)
 
 
 def pieces(name, padding):
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(HERE / name / "tokenizer.model"))
-    tokens, scores = [], []
-    for id in range(processor.vocab_size()):
-        kind = TokenType.NORMAL
-        if processor.is_unknown(id):
-            kind = TokenType.UNKNOWN
-        elif processor.is_control(id):
-            kind = TokenType.CONTROL
-        elif processor.is_byte(id):
-            kind = TokenType.BYTE
-        tokens.append((processor.id_to_piece(id), kind))
-        scores.append(processor.get_score(id))
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString((HERE / name / "tokenizer.model").read_bytes())
+    # The types have the same numbers.
+    tokens = [(piece.piece, TokenType(piece.type)) for piece in model.pieces]
+    scores = [piece.score for piece in model.pieces]
     for number in range(padding):
         tokens.append((f"[PAD{len(tokens)}]", TokenType.UNUSED))
         scores.append(-10000.0)
 
     def more(writer):
-        writer.add_bos_token_id(processor.bos_id())
-        writer.add_eos_token_id(processor.eos_id())
-        writer.add_unk_token_id(processor.unk_id())
+        writer.add_bos_token_id(model.trainer_spec.bos_id)
+        writer.add_eos_token_id(model.trainer_spec.eos_id)
+        writer.add_unk_token_id(model.trainer_spec.unk_id)
 
     write(name, "llama", "default", tokens, scores=scores, more=more)
 
 
 def ranks(name, pre):
-    golden = json.loads((HERE / "vocabularies.json").read_text())["vocabularies"][name]
     file = next(path for path in (HERE / name).iterdir() if path.suffix in (".tiktoken", ".model"))
     lines = [line.split() for line in file.read_bytes().splitlines() if line.strip()]
     found = {}
     for token, rank in lines:
         found.setdefault(base64.b64decode(token), len(found) if name == "hunyuan_ranks" else int(rank))
     tokens = {rank: (spelled(token), TokenType.NORMAL) for token, rank in found.items()}
-    del golden
     config = json.loads((HERE / name / "tokenizer_config.json").read_text())
     for id, token in config.get("added_tokens_decoder", {}).items():
         tokens[int(id)] = (token["content"], TokenType.CONTROL)
@@ -130,6 +120,19 @@ def ranks(name, pre):
     write(name, "gpt2", pre, listed, merges_of(found), more=lambda writer: writer.add_add_bos_token(False))
 
 
+def tekken():
+    content = json.loads((HERE / "tekken/tekken.json").read_text())
+    config = content["config"]
+    special = config["default_num_special_tokens"]
+    count = config["default_vocab_size"] - special
+    found = {base64.b64decode(token["token_bytes"]): token["rank"] for token in content["vocab"][:count]}
+    names = {token["rank"]: token["token_str"] for token in content.get("special_tokens", [])}
+    tokens = [(names.get(id, f"<SPECIAL_{id}>"), TokenType.CONTROL) for id in range(special)]
+    tokens += [(spelled(token), TokenType.NORMAL) for token in sorted(found, key=found.get)]
+    # Its expression is Llama 3's.
+    write("tekken", "gpt2", "llama-bpe", tokens, merges_of(found), more=lambda writer: writer.add_add_bos_token(False))
+
+
 def main():
     OUT.mkdir(exist_ok=True)
     byte_level()
@@ -137,6 +140,7 @@ def main():
     ranks("qwen_ranks", "qwen2")
     ranks("glm4_ranks", "chatglm-bpe")
     ranks("hunyuan_ranks", "hunyuan")
+    tekken()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   mosu inspect                   the demonstration model
   mosu inspect -m ./DeepSeek-V3  family, switches, sizes, tokenizer, template; and what is refused
+  mosu inspect ./m.gguf          the same of a GGUF file
   mosu inspect ./m --json        the same for a program, every switch of every layer
 
 Only headers are read: it takes no longer for larger models. Exit code 3 when something is refused.";
@@ -27,12 +28,13 @@ Only headers are read: it takes no longer for larger models. Exit code 3 when so
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct InspectArgs {
-    /// Directory of a model in Hugging Face layout [default: the demonstration model inside this program]
-    #[arg(short, long, env = "MOSU_MODEL", value_name = "DIR")]
+    /// A GGUF file, or the directory of a model in Hugging Face layout [default: the demonstration model inside this
+    /// program]
+    #[arg(short, long, env = "MOSU_MODEL", value_name = "PATH")]
     model: Option<PathBuf>,
     /// The same without a flag
-    #[arg(value_name = "DIR")]
-    directory: Option<PathBuf>,
+    #[arg(value_name = "PATH")]
+    path: Option<PathBuf>,
     /// Print JSON
     #[arg(long, env = "MOSU_JSON", value_parser = BoolishValueParser::new())]
     json: bool,
@@ -91,7 +93,7 @@ struct Layers {
 /// # Errors
 /// What is refused, after the rest has been printed.
 pub fn inspect(args: InspectArgs) -> Result<(), Failure> {
-    let source = args.directory.or(args.model).map_or(ModelSource::Demo, ModelSource::at);
+    let source = args.path.or(args.model).map_or(ModelSource::Demo, ModelSource::at);
     source.check()?;
     let mut found = mosu::inspect(&source);
     found.refusals.extend(mosu::load_sampling_defaults(&source).err().map(|error| error.to_string()));

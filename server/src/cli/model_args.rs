@@ -20,8 +20,9 @@ use super::{
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Directory of a model in Hugging Face layout [default: the demonstration model inside this program]
-    #[arg(short, long, env = "MOSU_MODEL", value_name = "DIR")]
+    /// A GGUF file, or the directory of a model in Hugging Face layout [default: the demonstration model inside this
+    /// program]
+    #[arg(short, long, env = "MOSU_MODEL", value_name = "PATH")]
     pub model: Option<PathBuf>,
     /// Weights from the files, or random ones that need no file but config.json
     #[arg(long, env = "MOSU_LOAD_FORMAT", value_enum, default_value_t)]

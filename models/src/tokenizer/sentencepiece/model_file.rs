@@ -142,7 +142,7 @@ impl ModelFile {
                     piece.text.len()
                 ));
             }
-            if !seen.insert(&piece.text) {
+            if !seen.insert(piece.text.as_str()) {
                 return error("is there twice");
             }
             if !piece.score.is_finite() {
@@ -154,11 +154,18 @@ impl ModelFile {
                     Some(byte) => drop(bytes.insert(byte)),
                     None => return error("is said to be a byte"),
                 },
-                PieceKind::Unused if self.algorithm == Algorithm::BytePairs => {
-                    return error("is unused, which is not supported in a BPE model");
-                }
                 _ => {}
             }
+        }
+        // SentencePiece takes such a piece apart again; one that padding stands for is made of nothing.
+        let is_unused = |piece: &&Piece| piece.kind == PieceKind::Unused && can_be_merged(&piece.text, &seen);
+        if let Some(piece) =
+            self.pieces.iter().find(is_unused).filter(|_| self.algorithm == Algorithm::BytePairs)
+        {
+            let start: String = piece.text.chars().take(SHOWN_CHARS).collect();
+            return Err(format!(
+                "piece {start:?} is unused, which is not supported in a BPE model that can make it"
+            ));
         }
         let [unknown] = unknown[..] else {
             return Err(format!("expected one unknown piece, found {}", unknown.len()));
@@ -169,6 +176,15 @@ impl ModelFile {
         self.unknown = unknown;
         Ok(())
     }
+}
+
+/// Whether merging two pieces or characters can make a text.
+fn can_be_merged(text: &str, pieces: &HashSet<&str>) -> bool {
+    let is_there = |part: &str| part.chars().nth(1).is_none() || pieces.contains(part);
+    text.char_indices().skip(1).any(|(middle, _)| {
+        let (left, right) = text.split_at(middle);
+        is_there(left) && is_there(right)
+    })
 }
 
 fn read_piece(message: &[u8]) -> Result<Piece, String> {
