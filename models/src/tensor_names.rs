@@ -112,8 +112,22 @@ pub(crate) struct LatentNames {
     pub kv_down: &'static str,
     /// The latent's norm.
     pub kv_norm: &'static str,
-    /// From the latent to keys and values, rows `[Hq, N + D]`.
-    pub kv_up: &'static str,
+    /// From the latent to keys and values.
+    pub kv_up: KvUpNames,
+}
+
+/// The matrix from the latent to keys and values.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum KvUpNames {
+    /// One module, rows `[Hq, N + D]`. It is copied into the two that attention needs.
+    Fused(&'static str),
+    /// The two that attention needs, whole: to keys, transposed `[Hq, L, N]`, and to values `[Hq, D, L]`.
+    Split {
+        /// To keys.
+        k: &'static str,
+        /// To values.
+        v: &'static str,
+    },
 }
 
 /// Names of a feed-forward network.
@@ -205,7 +219,7 @@ impl TensorNames {
             q_up: "self_attn.q_b_proj",
             kv_down: "self_attn.kv_a_proj_with_mqa",
             kv_norm: "self_attn.kv_a_layernorm",
-            kv_up: "self_attn.kv_b_proj",
+            kv_up: KvUpNames::Fused("self_attn.kv_b_proj"),
         },
         q_norm: "self_attn.q_norm",
         k_norm: "self_attn.k_norm",

@@ -67,6 +67,7 @@ pub(crate) const READ_OTHERWISE: &[&str] = &[
     "attention.key_length_mla",
     "attention.scale",
     "attention.sliding_window_pattern",
+    "attention.temperature_scale",
     "attention.value_length",
     "attention.value_length_mla",
     "expert_gating_func",
@@ -125,6 +126,7 @@ const ARCHITECTURES: &[Architecture] = &[
         feed_forward: FeedForward::Fused,
         ..PLAIN
     },
+    Architecture { name: "deepseek2", family: "DeepseekV2ForCausalLM", more: config::deepseek2, ..PLAIN },
     Architecture { name: "ernie4_5", family: "Ernie4_5ForCausalLM", ..PLAIN },
     Architecture {
         name: "ernie4_5-moe",
@@ -188,6 +190,14 @@ const ARCHITECTURES: &[Architecture] = &[
         renamed: &[("expert_feed_forward_length", "intermediate_size"), ("feed_forward_length", "")],
         ..PLAIN
     },
+    Architecture {
+        name: "mistral3",
+        family: "Ministral3ForCausalLM",
+        more: config::mistral3,
+        rope_layout: INTERLEAVED,
+        ..PLAIN
+    },
+    Architecture { name: "pangu-embedded", family: "PanguEmbeddedForCausalLM", ..PLAIN },
     Architecture { name: "phi3", family: "Phi3ForCausalLM", feed_forward: FeedForward::Fused, ..PLAIN },
     Architecture { name: "qwen2", family: "Qwen2ForCausalLM", ..PLAIN },
     Architecture { name: "qwen2moe", family: "Qwen2MoeForCausalLM", more: config::qwen2moe, ..PLAIN },

@@ -143,6 +143,42 @@ pub(super) fn ernie4_5_moe(model: &GgufModel, config: &mut Map<String, Value>) -
     Ok(())
 }
 
+/// Ministral 3: by how much queries grow with their position.
+pub(super) fn mistral3(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
+    let beta = model.first().number("mistral3.attention.temperature_scale")?;
+    match (beta, config.get_mut("rope_scaling").and_then(Value::as_object_mut)) {
+        (Some(beta), Some(scaling)) => drop(scaling.insert("llama_4_scaling_beta".into(), beta.into())),
+        (Some(beta), None) if beta != 0.0 => {
+            let message = "is not supported without a scaled rotation, whose original context it needs";
+            return Err(model.first().error("mistral3.attention.temperature_scale", message));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// DeepSeek V2 and V3, which score experts otherwise. Newer files tell of heads as of one that all share, and of the real
+/// ones beside it.
+pub(super) fn deepseek2(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
+    const SIGMOID: u64 = 2;
+    let real = |of: &str, default: &str| count_or(model, of, count_or(model, default, 0)?);
+    let key_dim = real("attention.key_length_mla", "attention.key_length")?;
+    let value_dim = real("attention.value_length_mla", "attention.value_length")?;
+    let rope_dim = count_or(model, "rope.dimension_count", 0)?;
+    config.insert("qk_rope_head_dim".into(), rope_dim.into());
+    config.insert("qk_nope_head_dim".into(), key_dim.saturating_sub(rope_dim).into());
+    config.insert("v_head_dim".into(), value_dim.into());
+    // All of that part rotates.
+    config.remove("partial_rotary_factor");
+    config.entry("norm_topk_prob").or_insert(false.into());
+    if count_or(model, "expert_gating_func", 1)? == SIGMOID {
+        config.insert("architectures".into(), json!(["DeepseekV3ForCausalLM"]));
+    } else if count_or(model, "expert_group_count", 1)? > 1 {
+        config.insert("topk_method".into(), "group_limited_greedy".into());
+    }
+    Ok(())
+}
+
 /// What GLM-4.5's files leave out.
 pub(super) fn glm4moe(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
     config.insert("use_qk_norm".into(), model.has_tensor("blk.0.attn_q_norm.weight").into());

@@ -1,7 +1,9 @@
 //! What GGUF files call the tensors: the same names for all architectures, but for a few.
 
 use super::model::GgufModel;
-use crate::tensor_names::{ExpertNames, GateUpNames, LatentNames, NetworkNames, QkvNames, TensorNames};
+use crate::tensor_names::{
+    ExpertNames, GateUpNames, KvUpNames, LatentNames, NetworkNames, QkvNames, TensorNames,
+};
 
 /// How the input projections of a dense network lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub(super) const GGUF: TensorNames = TensorNames {
         q_up: "attn_q_b",
         kv_down: "attn_kv_a_mqa",
         kv_norm: "attn_kv_a_norm",
-        kv_up: "attn_kv_b",
+        kv_up: KvUpNames::Split { k: "attn_k_b.weight", v: "attn_v_b.weight" },
     },
     q_norm: "attn_q_norm",
     k_norm: "attn_k_norm",
@@ -63,16 +65,26 @@ pub(super) const GGUF: TensorNames = TensorNames {
 pub(super) const NORM_BEHIND_ATTENTION: TensorNames =
     TensorNames { ffn_norm: "post_attention_norm", mixer_post_norm: "attn_post_norm", ..GGUF };
 
+/// Whether the first layer has such a tensor.
+fn first_layer_has(model: &GgufModel, name: &str) -> bool {
+    model.has_tensor(&format!("blk.0.{name}"))
+}
+
 /// The names of a model: converters write q, k and v together or apart.
 pub(super) fn of_model(model: &GgufModel, names: &TensorNames, feed_forward: FeedForward) -> TensorNames {
-    let qkv = match model.has_tensor("blk.0.attn_qkv.weight") {
+    let qkv = match first_layer_has(model, "attn_qkv.weight") {
         true => QkvNames::Fused("attn_qkv"),
         false => names.qkv,
+    };
+    let kv_up = match first_layer_has(model, "attn_kv_b.weight") {
+        true => KvUpNames::Fused("attn_kv_b"),
+        false => names.latent.kv_up,
     };
     let gate_up = match feed_forward {
         FeedForward::Gated => names.dense.gate_up,
         FeedForward::Fused => GateUpNames::Fused("ffn_up"),
         FeedForward::Plain => GateUpNames::Plain("ffn_up"),
     };
-    TensorNames { qkv, dense: NetworkNames { gate_up, ..names.dense }, ..names.clone() }
+    let latent = LatentNames { kv_up, ..names.latent };
+    TensorNames { qkv, latent, dense: NetworkNames { gate_up, ..names.dense }, ..names.clone() }
 }

@@ -1,11 +1,14 @@
 //! Claiming what mixes the tokens of a layer.
 
-use mosu_kernels::ops::{Linear, NormSpan};
+use mosu_kernels::{
+    Shape, Tensor,
+    ops::{Linear, NormSpan},
+};
 
 use super::{Claims, Role};
 use crate::{
     AttentionSpec, LatentAttentionSpec, LoadError, LowRankSpec, Mixer,
-    tensor_names::{LatentNames, QkvNames},
+    tensor_names::{KvUpNames, LatentNames, QkvNames},
     weights::{
         AttentionWeights, LatentAttentionWeights, LatentQueries, LowRankWeights, MixerWeights, NormWeights,
         QkvWeights, layout,
@@ -96,7 +99,13 @@ impl Claims<'_> {
         })
     }
 
-    /// The matrix from the latent to keys and values is copied into the two that attention needs.
+    /// A matrix per head.
+    fn latent_heads(&mut self, name: &str, shape: [usize; 3]) -> Result<Tensor, LoadError> {
+        let tensor = self.tensor(name, Shape::new(shape))?;
+        self.check_compute(name, Format::Float(tensor.dtype()))?;
+        Ok(tensor)
+    }
+
     fn latent_attention(
         &mut self,
         at: &dyn Fn(&str) -> String,
@@ -115,8 +124,16 @@ impl Claims<'_> {
         };
         let kv_down = self.linear(&at(kv_down), [spec.cached_row(), h], false)?;
         let kv_norm = NormWeights { eps: norm_eps, ..self.norm(&at(kv_norm), rank)? };
-        let kv_up = self.part(&at(kv_up), [num_heads * (nope_dim + value_dim), rank], false)?;
-        let [w_uk, w_uv] = layout::split_latent(kv_up.weight, num_heads, [nope_dim, value_dim])?;
+        let [w_uk, w_uv] = match kv_up {
+            KvUpNames::Fused(module) => {
+                let kv_up = self.part(&at(module), [num_heads * (nope_dim + value_dim), rank], false)?;
+                layout::split_latent(kv_up.weight, num_heads, [nope_dim, value_dim])?
+            }
+            KvUpNames::Split { k, v } => [
+                self.latent_heads(&at(k), [num_heads, rank, nope_dim])?,
+                self.latent_heads(&at(v), [num_heads, value_dim, rank])?,
+            ],
+        };
         let o_proj = self.linear(&at(self.names.o_proj), [h, num_heads * value_dim], false)?;
         Ok(LatentAttentionWeights { q: queries, kv_down, kv_norm, w_uk, w_uv, o_proj })
     }
