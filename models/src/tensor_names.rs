@@ -177,7 +177,7 @@ pub(crate) enum ExpertNames {
         /// Names within an expert.
         network: NetworkNames,
     },
-    /// Whole tensors gate and up `[E, I, H]`, down `[E, H, I]`.
+    /// Whole tensors gate and up `[E, I, H]`, down `[E, H, I]`. Biases are called `.bias` instead of `.weight`.
     Stacked {
         /// gate
         gate: &'static str,

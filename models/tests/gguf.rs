@@ -23,9 +23,11 @@ const SAME: &[&str] = &[
     "glm4_0414",
     "glm4_5",
     "gpt2",
+    "gpt_oss",
     "hunyuan_dense",
     "hunyuan_moe",
     "internlm2",
+    "llama4",
     "llama_f16",
     "minimax_m2",
     "ministral3",
@@ -68,6 +70,13 @@ fn expected(name: &str) -> (Vec<u32>, Vec<f32>) {
         // Nor two factors of DeepSeek's scaling, which published models have alike.
         "deepseek_v2" | "deepseek_v2_lite" | "deepseek_v3_bf16" => edit_config(dir.path(), |config| {
             config["rope_parameters"]["mscale"] = config["rope_parameters"]["mscale_all_dim"].clone();
+        }),
+        // Nor the limit of gpt-oss's activation.
+        "gpt_oss" => edit_config(dir.path(), |config| config["swiglu_limit"] = 7.into()),
+        // Nor Llama 4's chunks.
+        "llama4" => edit_config(dir.path(), |config| {
+            config["attention_chunk_size"] = 8192.into();
+            config["floor_scale"] = 8192.into();
         }),
         _ => return (golden.ids, golden.logits),
     }
@@ -125,6 +134,7 @@ fn files_are_inspected_like_directories() {
         assert_eq!(found.architecture, of_checkpoint.architecture, "{name}");
         let (spec, original) = (found.spec.unwrap(), of_checkpoint.spec.unwrap());
         assert_eq!(spec.parameters(), original.parameters(), "{name}");
+        assert_eq!(spec.max_position_embeddings, original.max_position_embeddings, "{name}");
         assert_eq!(
             (spec.vocab_size, spec.layers.len()),
             (original.vocab_size, original.layers.len()),

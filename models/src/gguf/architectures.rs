@@ -152,6 +152,13 @@ const ARCHITECTURES: &[Architecture] = &[
         ..PLAIN
     },
     Architecture {
+        name: "gpt-oss",
+        family: "GptOssForCausalLM",
+        more: config::gpt_oss,
+        names: names::NORM_BEHIND_ATTENTION,
+        ..PLAIN
+    },
+    Architecture {
         name: "gpt2",
         family: "GPT2LMHeadModel",
         renamed: &[
@@ -182,6 +189,18 @@ const ARCHITECTURES: &[Architecture] = &[
         family: "LlamaForCausalLM",
         more: config::llama,
         rope_layout: INTERLEAVED,
+        ..PLAIN
+    },
+    Architecture {
+        name: "llama4",
+        family: "Llama4ForCausalLM",
+        renamed: &[
+            ("feed_forward_length", "intermediate_size_mlp"),
+            ("expert_feed_forward_length", "intermediate_size"),
+            ("interleave_moe_layer_step", ""),
+            ("leading_dense_block_count", ""),
+        ],
+        more: config::llama4,
         ..PLAIN
     },
     Architecture {

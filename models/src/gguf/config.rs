@@ -129,18 +129,38 @@ pub(super) fn qwen3moe(model: &GgufModel, config: &mut Map<String, Value>) -> Re
 
 /// Layers without a router are dense.
 pub(super) fn qwen2moe(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
-    let layers = count_or(model, "block_count", 0)?;
-    let is_dense = |layer: &u64| !model.has_tensor(&format!("blk.{layer}.ffn_gate_inp.weight"));
-    config.insert("mlp_only_layers".into(), (0..layers).filter(is_dense).collect());
+    let dense = layers(model, |has_router| !has_router)?;
+    config.insert("mlp_only_layers".into(), dense.into());
     Ok(())
 }
 
 /// The last sparse layer is the last one with a router.
 pub(super) fn ernie4_5_moe(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
-    let layers = count_or(model, "block_count", 0)?;
-    let has_router = |layer: &u64| model.has_tensor(&format!("blk.{layer}.ffn_gate_inp.weight"));
-    config.extend((0..layers).rfind(has_router).map(|last| ("moe_layer_end_index".into(), last.into())));
+    let sparse = layers(model, |has_router| has_router)?;
+    config.extend(sparse.last().map(|last| ("moe_layer_end_index".into(), (*last).into())));
     Ok(())
+}
+
+/// Layers with a router are sparse. The model of 128 experts is the one without norms of q and k.
+pub(super) fn llama4(model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
+    let sparse = layers(model, |has_router| has_router)?;
+    config.insert("moe_layers".into(), sparse.into());
+    config.insert("use_qk_norm".into(), (count_or(model, "expert_count", 0)? != 128).into());
+    Ok(())
+}
+
+/// The ends of YaRN's ramp are not rounded to whole dimensions.
+pub(super) fn gpt_oss(_model: &GgufModel, config: &mut Map<String, Value>) -> Result<(), LoadError> {
+    if let Some(scaling) = config.get_mut("rope_scaling").and_then(Value::as_object_mut) {
+        scaling.insert("truncate".into(), false.into());
+    }
+    Ok(())
+}
+
+/// The layers of which `wanted` holds, told whether they have a router.
+fn layers(model: &GgufModel, wanted: impl Fn(bool) -> bool) -> Result<Vec<u64>, LoadError> {
+    let has_router = |layer: &u64| model.has_tensor(&format!("blk.{layer}.ffn_gate_inp.weight"));
+    Ok((0..count_or(model, "block_count", 0)?).filter(|layer| wanted(has_router(layer))).collect())
 }
 
 /// Ministral 3: by how much queries grow with their position.

@@ -46,6 +46,7 @@ fn adapt(model: &GgufModel, spec: &mut DecoderSpec) -> Result<(), LoadError> {
             FfnSpec::Moe(moe) => {
                 moe.selection_bias = has("exp_probs_b.bias");
                 moe.router_bias = has("ffn_gate_inp.bias");
+                moe.expert_bias = has("ffn_up_exps.bias");
                 if let Some(shared) = &mut moe.shared {
                     shared.network.bias = has("ffn_up_shexp.bias");
                 }

@@ -63,13 +63,12 @@ impl Claims<'_> {
                 (0..e).map(expert).collect()
             }
             ExpertNames::Stacked { gate, up, down } => {
-                let gates = self.matrices(&at(gate), e, [i, h])?;
-                let ups = self.matrices(&at(up), e, [i, h])?;
-                let downs = self.matrices(&at(down), e, [h, i])?;
-                let part = |weight: Tensor| LinearPart { weight: weight.into(), bias: None };
+                let gates = self.stacked(&at(gate), e, [i, h], bias)?;
+                let ups = self.stacked(&at(up), e, [i, h], bias)?;
+                let downs = self.stacked(&at(down), e, [h, i], bias)?;
                 let expert = |((gate, up), down)| {
-                    let gate_up = Linear::new(vec![part(gate), part(up)])?;
-                    Ok(Expert { gate_up, down: Linear::new(vec![part(down)])? })
+                    let gate_up = Linear::new(vec![gate, up])?;
+                    Ok(Expert { gate_up, down: Linear::new(vec![down])? })
                 };
                 gates.into_iter().zip(ups).zip(downs).map(expert).collect()
             }
@@ -83,6 +82,26 @@ impl Claims<'_> {
                 Ok(experts.map(|(gate_up, down)| Expert { gate_up, down }).collect())
             }
         }
+    }
+
+    /// `count` linears `[out, in]` from one tensor `[count, out, in]` and, with `bias`, one `[count, out]`.
+    fn stacked(
+        &mut self,
+        name: &str,
+        count: usize,
+        shape: [usize; 2],
+        bias: bool,
+    ) -> Result<Vec<LinearPart>, LoadError> {
+        let weights: Vec<Matrix> = match self.packed(name, count, shape)? {
+            Some(packed) => packed,
+            None => self.matrices(name, count, shape)?.into_iter().map(Matrix::from).collect(),
+        };
+        let biases = match bias {
+            true => self.stack(&name.replace(".weight", ".bias"), count, Shape::new([shape[0]]))?,
+            false => Vec::new(),
+        };
+        let biases = biases.into_iter().map(Some).chain(repeat_with(|| None));
+        Ok(weights.into_iter().zip(biases).map(|(weight, bias)| LinearPart { weight, bias }).collect())
     }
 
     /// `count` linears `[out, in]` from one tensor `[count, in, out]` and, with `bias`, one `[count, out]`. The outputs
