@@ -68,6 +68,10 @@ fn tokenizer_eos(source: &ModelSource) -> Result<Option<u32>, LoadError> {
         content: String,
     }
 
+    // Its config.json is made of what its tokenizer says.
+    if let ModelSource::Gguf(_) = source {
+        return Ok(None);
+    }
     let special_tokens = SpecialTokens::load(source)?;
     let Some(eos) = special_tokens.get("eos_token") else { return Ok(None) };
     if let Some(bytes) = source.read("tokenizer.json", MAX_TOKENIZER_BYTES)? {

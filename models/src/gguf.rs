@@ -9,6 +9,7 @@ mod architectures;
 mod bpe;
 mod config;
 mod cursor;
+mod facts;
 mod family;
 mod fault;
 mod file;
@@ -32,7 +33,7 @@ use std::{collections::BTreeMap, path::Path};
 pub(crate) use self::{
     files::{has, read},
     model::GgufModel,
-    shards::{is_gguf, models_in},
+    shards::{is_gguf, models_in, name},
     tensors::GgufTensors,
 };
 use crate::{LoadError, config_json::ConfigJson, families::Family};

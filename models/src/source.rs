@@ -49,13 +49,11 @@ impl ModelSource {
         }
     }
 
-    /// The name of the directory, or of the file without its end; or `mosu-demo`.
+    /// The name of the directory, or of the GGUF file without its end and a shard's number; or `mosu-demo`.
     pub fn name(&self) -> String {
         match self {
             ModelSource::Demo => "mosu-demo".into(),
-            ModelSource::Gguf(file) => {
-                file.file_stem().unwrap_or(file.as_os_str()).to_string_lossy().into_owned()
-            }
+            ModelSource::Gguf(path) => gguf::name(path),
             ModelSource::Directory(dir) => {
                 let full = dir.canonicalize().unwrap_or_else(|_| dir.clone());
                 full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()

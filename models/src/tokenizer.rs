@@ -107,6 +107,9 @@ impl Tokenizer {
 
     /// The file that [`Tokenizer::load`] reads, if the model has any.
     pub(crate) fn file(source: &ModelSource) -> Option<&'static str> {
+        if let ModelSource::Gguf(_) = source {
+            return Some("tokenizer.ggml");
+        }
         let names = iter::once(FILE).chain(VOCABULARIES.iter().map(|(file, _)| *file));
         names.into_iter().find(|name| source.has(name))
     }
@@ -257,6 +260,10 @@ fn check_added_tokens(library: &tokenizers::Tokenizer) -> Result<(), String> {
 }
 
 fn missing(source: &ModelSource) -> LoadError {
+    if let ModelSource::Gguf(path) = source {
+        let remedy = "a GGUF file that texts can be made with has a vocabulary".into();
+        return LoadError::Missing { path: path.join("tokenizer.ggml.model"), remedy };
+    }
     const REMEDY: &str = "save the tokenizer with transformers' `save_pretrained` to make tokenizer.json";
     let present = OTHER_FORMATS.iter().find(|(name, _)| source.path(name).is_file());
     match present {

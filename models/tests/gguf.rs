@@ -129,7 +129,7 @@ fn files_are_inspected_like_directories() {
         let of_checkpoint = inspect(&ModelSource::at(fixture(name)));
         // The small files have no vocabulary.
         assert_eq!(found.refusals.len(), 1, "{name}: {:?}", found.refusals);
-        assert!(found.refusals[0].contains("tokenizer"), "{name}: {:?}", found.refusals);
+        assert!(found.refusals[0].contains("tokenizer.ggml.model: not found; a GGUF file"), "{found:?}");
         assert_eq!(found.name, *name);
         assert_eq!(found.architecture, of_checkpoint.architecture, "{name}");
         let (spec, original) = (found.spec.unwrap(), of_checkpoint.spec.unwrap());
@@ -198,11 +198,24 @@ fn what_is_not_supported_is_refused_by_name() {
         ),
         ("blk.0.attn_q.weight", "blk.0.attn_Q.weight", "tensor `blk.0.attn_q.weight`: not in the file"),
         ("token_embd.weight", "token_embD.weight", "tensor `token_embd.weight`: not in the file"),
+        (
+            "general.name\x08\0\0\0",
+            "general.type\x08\0\0\0",
+            "`general.type`: \"llama_f16\" is not supported",
+        ),
+        (
+            "llama.attention.value_length",
+            "llama.attention.value_lengtH",
+            "`llama.attention.value_lengtH`: is not known",
+        ),
         ("GGUF", "GGML", "not a GGUF file"),
     ] {
         let message = refusal("m", &replaced("llama_f16", from, to));
         assert!(message.contains("m.gguf: ") && message.contains(expected), "{message}");
     }
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    let message = refusal("m", pointer.as_bytes());
+    assert!(message.contains("m.gguf: a git-lfs pointer"), "{message}");
     // The rest of the file stays what it is: F16 and a type of blocks take other numbers of bytes, I16 as many.
     let mut bytes = fs::read(file("llama_f16")).unwrap();
     let name = "blk.1.ffn_down.weight";

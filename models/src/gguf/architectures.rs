@@ -4,7 +4,7 @@ use mosu_kernels::ops::RopeLayout;
 
 use serde_json::{Map, Value};
 
-use super::{config, model::GgufModel, names, names::FeedForward};
+use super::{facts, model::GgufModel, names, names::FeedForward};
 use crate::{LoadError, tensor_names::TensorNames};
 
 /// An architecture.
@@ -126,7 +126,7 @@ const ARCHITECTURES: &[Architecture] = &[
         feed_forward: FeedForward::Fused,
         ..PLAIN
     },
-    Architecture { name: "deepseek2", family: "DeepseekV2ForCausalLM", more: config::deepseek2, ..PLAIN },
+    Architecture { name: "deepseek2", family: "DeepseekV2ForCausalLM", more: facts::deepseek2, ..PLAIN },
     Architecture { name: "ernie4_5", family: "Ernie4_5ForCausalLM", ..PLAIN },
     Architecture {
         name: "ernie4_5-moe",
@@ -138,23 +138,23 @@ const ARCHITECTURES: &[Architecture] = &[
             ("expert_shared_feed_forward_length", ""),
             ("leading_dense_block_count", "moe_layer_start_index"),
         ],
-        more: config::ernie4_5_moe,
+        more: facts::ernie4_5_moe,
         ..PLAIN
     },
-    Architecture { name: "gemma2", family: "Gemma2ForCausalLM", more: config::gemma2, ..PLAIN },
-    Architecture { name: "gemma3", family: "Gemma3ForCausalLM", more: config::gemma3, ..PLAIN },
+    Architecture { name: "gemma2", family: "Gemma2ForCausalLM", more: facts::gemma2, ..PLAIN },
+    Architecture { name: "gemma3", family: "Gemma3ForCausalLM", more: facts::gemma3, ..PLAIN },
     Architecture { name: "glm4", family: "Glm4ForCausalLM", feed_forward: FeedForward::Fused, ..PLAIN },
     Architecture {
         name: "glm4moe",
         family: "Glm4MoeForCausalLM",
-        more: config::glm4moe,
+        more: facts::glm4moe,
         names: names::NORM_BEHIND_ATTENTION,
         ..PLAIN
     },
     Architecture {
         name: "gpt-oss",
         family: "GptOssForCausalLM",
-        more: config::gpt_oss,
+        more: facts::gpt_oss,
         names: names::NORM_BEHIND_ATTENTION,
         ..PLAIN
     },
@@ -187,7 +187,7 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "llama",
         family: "LlamaForCausalLM",
-        more: config::llama,
+        more: facts::llama,
         rope_layout: INTERLEAVED,
         ..PLAIN
     },
@@ -200,7 +200,7 @@ const ARCHITECTURES: &[Architecture] = &[
             ("interleave_moe_layer_step", ""),
             ("leading_dense_block_count", ""),
         ],
-        more: config::llama4,
+        more: facts::llama4,
         ..PLAIN
     },
     Architecture {
@@ -212,16 +212,16 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture {
         name: "mistral3",
         family: "Ministral3ForCausalLM",
-        more: config::mistral3,
+        more: facts::mistral3,
         rope_layout: INTERLEAVED,
         ..PLAIN
     },
     Architecture { name: "pangu-embedded", family: "PanguEmbeddedForCausalLM", ..PLAIN },
     Architecture { name: "phi3", family: "Phi3ForCausalLM", feed_forward: FeedForward::Fused, ..PLAIN },
     Architecture { name: "qwen2", family: "Qwen2ForCausalLM", ..PLAIN },
-    Architecture { name: "qwen2moe", family: "Qwen2MoeForCausalLM", more: config::qwen2moe, ..PLAIN },
+    Architecture { name: "qwen2moe", family: "Qwen2MoeForCausalLM", more: facts::qwen2moe, ..PLAIN },
     Architecture { name: "qwen3", family: "Qwen3ForCausalLM", ..PLAIN },
-    Architecture { name: "qwen3moe", family: "Qwen3MoeForCausalLM", more: config::qwen3moe, ..PLAIN },
+    Architecture { name: "qwen3moe", family: "Qwen3MoeForCausalLM", more: facts::qwen3moe, ..PLAIN },
 ];
 
 /// An architecture by its name.

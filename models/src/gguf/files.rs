@@ -1,6 +1,6 @@
 //! The files of a model directory, made from metadata when they are asked for.
 
-use std::path::Path;
+use std::{borrow::Cow, collections::HashSet, path::Path};
 
 use serde_json::{Map, Value, json};
 
@@ -122,15 +122,15 @@ fn templates(file: &GgufFile) -> Result<Option<Value>, LoadError> {
 }
 
 /// The tokens, by id; one without a text has a name that no text has.
-pub(super) fn tokens(file: &GgufFile) -> Result<Vec<std::borrow::Cow<'_, str>>, LoadError> {
+pub(super) fn tokens(file: &GgufFile) -> Result<Vec<Cow<'_, str>>, LoadError> {
     let tokens = file.texts(TOKENS)?.map(|(_, tokens)| tokens);
     let tokens = file.required(TOKENS, "a list of texts", tokens)?;
     let named = |(id, token): (usize, _)| match token {
         "" => format!("[EMPTY_{id}]").into(),
-        token => std::borrow::Cow::Borrowed(token),
+        token => Cow::Borrowed(token),
     };
     let tokens: Vec<_> = tokens.enumerate().map(named).collect();
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     match tokens.iter().find(|token| !seen.insert(&***token)) {
         Some(token) => {
             let token = super::fault::shown(token);

@@ -45,6 +45,12 @@ pub(crate) fn is_gguf(path: &Path) -> bool {
     path.extension().and_then(OsStr::to_str).is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
 }
 
+/// What a file's model is called: its name without the end, and without the number of a shard.
+pub(crate) fn name(path: &Path) -> String {
+    let stem = || path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    ShardName::of(path).map_or_else(stem, |shard| shard.stem.into())
+}
+
 /// The GGUF models of a directory, in order, each by its first file. Projectors of images are no models.
 pub(crate) fn models_in(dir: &Path) -> BTreeSet<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();

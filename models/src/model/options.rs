@@ -5,7 +5,7 @@ use mosu_kernels::Device;
 /// What the weights are made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LoadFormat {
-    /// The source's safetensors files.
+    /// The source's own files.
     #[default]
     Auto,
     /// Random numbers in the shapes of config.json, the only file needed.

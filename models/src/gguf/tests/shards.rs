@@ -52,8 +52,9 @@ fn any_of_them_names_the_model() {
         write(dir.path(), number, &shard(number, 3, tensor));
     }
     for path in [dir.path().to_path_buf(), dir.path().join("m-00003-of-00003.gguf")] {
-        let weights = inspect(&ModelSource::at(path)).weights.unwrap();
+        let weights = inspect(&ModelSource::at(&path)).weights.unwrap();
         assert_eq!((weights.files, weights.tensors), (3, 3));
+        assert_eq!(ModelSource::at(path).name(), "m");
     }
 }
 

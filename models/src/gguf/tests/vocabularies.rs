@@ -167,3 +167,39 @@ fn what_cannot_be_used_is_named() {
         assert!(message.contains(&format!("`{key}`: expected a list of texts, found nothing")), "{message}");
     }
 }
+
+/// Whatever stands in a vocabulary, it is read or refused, and what is read can be used.
+#[test]
+fn spoilt_vocabularies_never_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    for name in ["byte_level", "spm_bpe"] {
+        let whole = fs::read(directory("gguf").join(format!("{name}.gguf"))).unwrap();
+        let mut state = 1_u64;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let (mut refused, mut read) = (0, 0);
+        for _ in 0..400 {
+            let mut bytes = whole.clone();
+            for _ in 0..=random(3) {
+                let at = random(bytes.len());
+                bytes[at] = random(256) as u8;
+            }
+            fs::write(&path, bytes).unwrap();
+            match Tokenizer::load(&ModelSource::at(&path)) {
+                Err(error) => {
+                    assert!(error.to_string().contains("m.gguf"), "{error}");
+                    refused += 1;
+                }
+                Ok(tokenizer) => {
+                    let ids = tokenizer.encode("a text, 模速 <s><|im_end|>", true).unwrap();
+                    tokenizer.decode(&ids, true).unwrap();
+                    read += 1;
+                }
+            }
+        }
+        assert!(refused > 20 && read > 20, "{name}: {refused} refused, {read} read");
+    }
+}
