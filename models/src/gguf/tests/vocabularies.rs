@@ -133,8 +133,8 @@ fn what_cannot_be_used_is_named() {
         ("tokenizer.ggml.model", number(1), "expected a text, found 1"),
         (
             "tokenizer.ggml.pre",
-            value(8, &text(b"kimi-k2")),
-            "\"kimi-k2\" is not supported; supported are default, gpt-2",
+            value(8, &text(b"viking")),
+            "\"viking\" is not supported; supported are default, gpt-2",
         ),
         ("tokenizer.ggml.tokens", texts(&["a", "b", "a", "c", "d"]), "\"a\" is there twice"),
         ("tokenizer.ggml.tokens", number(1), "expected a list of texts, found 1"),
