@@ -207,6 +207,10 @@ impl PreTokenizer {
 mod tests {
     use std::{collections::HashSet, path::Path};
 
+    use tokenizers::{
+        OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _, PreTokenizerWrapper,
+    };
+
     use super::*;
     use crate::Tokenizer;
 
@@ -215,6 +219,32 @@ mod tests {
         let mut seen = HashSet::new();
         names().for_each(|name| assert!(seen.insert(name), "{name}"));
         assert!(find("viking").is_none());
+    }
+
+    #[test]
+    fn words_are_cut_as_each_rule_says() {
+        let cases: [(&str, &str, &[&str]); 12] = [
+            ("default", "it's $12345", &["it", "'", "s", " ", "$", "123", "45"]),
+            ("gpt-2", "it's 12345  x", &["it", "'s", " 12345", " ", " x"]),
+            ("llama-bpe", "IT'S 12345\n\n x", &["IT", "'S", " ", "123", "45", "\n\n", " x"]),
+            ("qwen2", "a 123!\n", &["a", " ", "1", "2", "3", "!\n"]),
+            ("qwen35", "e\u{301}e", &["e\u{301}e"]),
+            ("deepseek-llm", "ab 模速12\nx", &["ab", " ", "模速", "12", "\n", "x"]),
+            ("deepseek-coder", "ab 模速12\nx", &["ab", " ", "模速", "1", "2", "\n", "x"]),
+            ("deepseek-v3", "(ab 1234 日本の", &["(ab", " ", "123", "4", " ", "日本の"]),
+            ("falcon", "a+12345 b", &["a", "+", "123", "45", " b"]),
+            ("starcoder", "a12 b", &["a", "1", "2", " b"]),
+            ("gpt-4o", "HelloWorld's 1234", &["Hello", "World's", " ", "123", "4"]),
+            ("kimi-k2", "中文English混合", &["中文", "English", "混合"]),
+        ];
+        for (name, text, expected) in cases {
+            let rule: PreTokenizerWrapper = serde_json::from_value(find(name).unwrap().json()).unwrap();
+            let mut words = PreTokenizedString::from(text);
+            rule.pre_tokenize(&mut words).unwrap();
+            let words = words.get_splits(OffsetReferential::Original, OffsetType::Byte);
+            let words: Vec<&str> = words.into_iter().map(|(_, (start, end), _)| &text[start..end]).collect();
+            assert_eq!(words, expected, "{name}");
+        }
     }
 
     /// Every expression compiles, and every rule leaves the text as it is.
