@@ -41,10 +41,10 @@ impl DummyWeights {
         }
     }
 
-    /// The format of a module's weight: of MXFP4 are experts only.
+    /// The format of a module's weight: of MXFP4 are experts only, of FP8 what is in layers.
     fn format_of(&self, module: &str, [_, columns]: [usize; 2]) -> Format {
         let float = Format::Float(self.dtype);
-        match self.packed {
+        match self.packed.filter(|_| module.contains(".layers.")) {
             Some(Format::Mxfp4) if !module.contains(".experts.") => float,
             Some(format) if self.dtype == DType::BF16 && columns.is_multiple_of(format.traits().block) => {
                 format

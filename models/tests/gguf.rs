@@ -244,7 +244,7 @@ fn what_is_not_supported_is_refused_by_name() {
     assert_eq!(bytes[kind..kind + 4], [1, 0, 0, 0]);
     bytes[kind] = 25;
     let message = refusal("m", &bytes);
-    let expected = "tensor `blk.1.ffn_down.weight`: has type I16, which is not supported; supported are F32, F16 and BF16";
+    let expected = "tensor `blk.1.ffn_down.weight`: has type I16, which is not supported; supported are F32, F16, Q4_0, ";
     assert!(message.contains(expected), "{message}");
 }
 

@@ -32,13 +32,11 @@ pub(super) fn config(model: &GgufModel) -> Result<Map<String, Value>, LoadError>
     check_kind(file)?;
     check_layers(model, architecture)?;
     translate(file, architecture, &mut config)?;
-    let ([vocab_size, _], dtype) = model.embedding()?;
+    let ([vocab_size, _], _) = model.embedding()?;
     let tied = !model.has_tensor("output.weight");
     config.insert("vocab_size".into(), vocab_size.into());
     config.insert("tie_word_embeddings".into(), tied.into());
-    if let Some(dtype) = dtype {
-        config.insert("torch_dtype".into(), dtype.name().into());
-    }
+    config.insert("torch_dtype".into(), model.dtype()?.name().into());
     config.extend(special_tokens::ids(file)?);
     rope::read(model, architecture, &mut config)?;
     (architecture.more)(model, &mut config)?;

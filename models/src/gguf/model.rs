@@ -62,6 +62,15 @@ impl GgufModel {
         self.places.contains_key(name)
     }
 
+    /// The type that matrices are of, or meet activations in: bf16 where one is packed, else that of the token embedding.
+    pub fn dtype(&self) -> Result<DType, LoadError> {
+        let mut tensors = self.files.iter().flat_map(|file| &file.header.tensors);
+        if tensors.any(|tensor| tensor.ggml.blocks().is_some()) {
+            return Ok(DType::BF16);
+        }
+        Ok(self.embedding()?.1.unwrap_or(DType::F32))
+    }
+
     /// The shape of the token embedding, `[vocabulary, hidden size]`, and its float type, if it is one.
     pub fn embedding(&self) -> Result<([usize; 2], Option<DType>), LoadError> {
         let missing = || Fault::of_tensor(EMBEDDING, "not in the file").in_file(&self.first().path);

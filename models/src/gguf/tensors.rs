@@ -2,34 +2,29 @@
 
 use std::{collections::HashSet, path::Path};
 
-use half::bf16;
-use mosu_kernels::{DType, KernelError, Shape, Tensor};
+use mosu_kernels::{BlockType, DType, Format, FormatTraits, Matrix, Shape, Tensor};
 
-use super::{config, fault::Fault, file::GgufFile, header::TensorInfo, model::GgufModel};
+use super::{config, fault::Fault, file::GgufFile, header::TensorInfo, model::GgufModel, types::GgmlType};
 use crate::{
     LoadError, checkpoint,
     weights::{Pass, TensorSource},
 };
-
-/// A matrix that converters leave in F32 among BF16 ones, and that must be of the others' type. Those of published models
-/// were BF16 before, so that nothing is rounded.
-const WIDENED: &str = ".ffn_gate_inp_shexp.weight";
 
 /// A model's tensors, none of them read yet.
 pub(crate) struct GgufTensors {
     model: GgufModel,
     claimed: HashSet<String>,
     pass: Pass,
-    /// Type of the token embedding.
-    matrices: Option<DType>,
+    /// Type of the matrices that are not packed.
+    dtype: DType,
 }
 
 impl GgufTensors {
     /// Opens all files of the model that a file is of.
     pub fn open(path: &Path) -> Result<GgufTensors, LoadError> {
         let model = GgufModel::open(path)?;
-        let (_, matrices) = model.embedding()?;
-        Ok(GgufTensors { model, claimed: HashSet::new(), pass: Pass::Load, matrices })
+        let dtype = model.dtype()?;
+        Ok(GgufTensors { model, claimed: HashSet::new(), pass: Pass::Load, dtype })
     }
 
     /// The tensor's file and entry, which from now on are claimed.
@@ -48,12 +43,57 @@ impl GgufTensors {
         Ok((file, tensor))
     }
 
+    /// The format of a tensor whose elements are packed.
+    fn blocks_of(&self, name: &str) -> Option<BlockType> {
+        self.model.tensor(name).and_then(|(_, tensor)| tensor.ggml.blocks())
+    }
+
+    /// `count` matrices of blocks, which lie one after another.
+    fn packed(
+        &mut self,
+        blocks: BlockType,
+        name: &str,
+        count: usize,
+        shape @ [rows, columns]: [usize; 2],
+        whole: &[usize],
+    ) -> Result<Vec<Matrix>, LoadError> {
+        let pass = self.pass;
+        let (file, tensor) = self.take(name, whole)?;
+        let FormatTraits { block, block_bytes, .. } = Format::Blocks(blocks).traits();
+        let row_bytes = columns / block * block_bytes;
+        let matrix = |index: usize| {
+            let start = tensor.start + index * rows * row_bytes;
+            let values = pass.in_place_or_copied(&file.bytes, start, [rows, row_bytes].into(), DType::U8)?;
+            let matrix = Matrix::blocks(blocks, values)?;
+            debug_assert_eq!(matrix.shape().dims(), shape);
+            Ok(matrix)
+        };
+        (0..count).map(matrix).collect()
+    }
+
+    /// Converters leave some matrices in F32 among BF16 ones, and may leave some in F16 or F32 among packed ones. They
+    /// must meet the same activations as the others.
+    fn as_the_others(&self, matrix: Tensor) -> Result<Tensor, LoadError> {
+        match self.dtype {
+            DType::BF16 if matrix.dtype() != DType::BF16 => Ok(Matrix::from(matrix).decoded(DType::BF16)?),
+            _ => Ok(matrix),
+        }
+    }
+
     /// A whole tensor of floats.
     fn floats(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
         let pass = self.pass;
         let (file, tensor) = self.take(name, shape.dims())?;
         let dtype = float(file, name, tensor)?;
         Ok(pass.in_place_or_copied(&file.bytes, tensor.start, shape, dtype)?)
+    }
+
+    /// A weight has a type that no op knows.
+    fn unsupported(&self, name: &str) -> LoadError {
+        let ggml = self.model.tensor(name).map_or("none", |(_, tensor)| tensor.ggml.name);
+        let message =
+            format!("has type {ggml}, which is not supported; supported are {}", GgmlType::supported());
+        Fault::of_tensor(name, message).in_file(self.file_of(name))
     }
 
     /// The tensors that the metadata are read from are no weights.
@@ -69,21 +109,12 @@ impl GgufTensors {
 /// The element type of a tensor, which must be a float that the ops know.
 fn float(file: &GgufFile, name: &str, tensor: &TensorInfo) -> Result<DType, LoadError> {
     tensor.ggml.float().ok_or_else(|| {
-        let message =
-            format!("has type {}, which is not supported; supported are F32, F16 and BF16", tensor.ggml.name);
+        let message = format!(
+            "has type {}, which is not supported here; supported are F32, F16 and BF16",
+            tensor.ggml.name
+        );
         Fault::of_tensor(name, message).in_file(&file.path)
     })
-}
-
-/// An F32 tensor in BF16.
-fn narrowed(tensor: &Tensor) -> Result<Tensor, KernelError> {
-    if tensor.is_planned() {
-        return Tensor::planned(tensor.shape(), DType::BF16);
-    }
-    let mut narrow = Tensor::zeros(tensor.shape(), DType::BF16)?;
-    let wide = tensor.as_slice::<f32>()?;
-    narrow.as_mut_slice::<bf16>()?.iter_mut().zip(wide).for_each(|(to, from)| *to = bf16::from_f32(*from));
-    Ok(narrow)
 }
 
 impl TensorSource for GgufTensors {
@@ -107,29 +138,52 @@ impl TensorSource for GgufTensors {
     }
 
     fn claim(&mut self, name: &str, shape: Shape) -> Result<Tensor, LoadError> {
-        let tensor = self.floats(name, shape)?;
-        let is_widened = tensor.dtype() == DType::F32 && name.ends_with(WIDENED);
-        if is_widened && self.matrices == Some(DType::BF16) { Ok(narrowed(&tensor)?) } else { Ok(tensor) }
+        self.floats(name, shape)
     }
 
     fn claim_stack(&mut self, name: &str, count: usize, piece: Shape) -> Result<Vec<Tensor>, LoadError> {
         let pass = self.pass;
         let shape: Vec<usize> = [count].iter().chain(piece.dims()).copied().collect();
+        let piece_rank = piece.dims().len();
         let (file, tensor) = self.take(name, &shape)?;
         let dtype = float(file, name, tensor)?;
         let stride = piece.elements() * dtype.size();
         let piece =
             |index| Ok(pass.in_place_or_copied(&file.bytes, tensor.start + index * stride, piece, dtype)?);
-        (0..count).map(piece).collect()
+        let pieces = (0..count).map(piece).collect::<Result<Vec<Tensor>, LoadError>>()?;
+        // Matrices meet activations, lists are added to sums of f32.
+        match piece_rank {
+            2 => pieces.into_iter().map(|matrix| self.as_the_others(matrix)).collect(),
+            _ => Ok(pieces),
+        }
     }
 
-    fn claim_mxfp4(
+    fn claim_matrix(&mut self, module: &str, shape: [usize; 2]) -> Result<Matrix, LoadError> {
+        let name = format!("{module}.weight");
+        if let Some(blocks) = self.blocks_of(&name) {
+            let one = self.packed(blocks, &name, 1, shape, &shape)?;
+            return one.into_iter().next().ok_or_else(|| self.unsupported(&name));
+        }
+        if self.model.tensor(&name).is_some_and(|(_, tensor)| tensor.ggml.float().is_none()) {
+            return Err(self.unsupported(&name));
+        }
+        let floats = self.floats(&name, Shape::new(shape))?;
+        Ok(self.as_the_others(floats)?.into())
+    }
+
+    fn claim_packed(
         &mut self,
         name: &str,
-        _count: usize,
-        _shape: [usize; 2],
-    ) -> Result<Vec<Tensor>, LoadError> {
-        Err(LoadError::checkpoint(self.file(), Some(name), "no GGUF file has its blocks apart"))
+        count: usize,
+        shape @ [rows, columns]: [usize; 2],
+    ) -> Result<Option<Vec<Matrix>>, LoadError> {
+        match self.model.tensor(name).map(|(_, tensor)| tensor.ggml) {
+            Some(ggml) if ggml.float().is_none() => {
+                let blocks = ggml.blocks().ok_or_else(|| self.unsupported(name))?;
+                self.packed(blocks, name, count, shape, &[count, rows, columns]).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     fn totals(&self) -> (usize, u64) {

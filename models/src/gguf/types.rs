@@ -1,6 +1,6 @@
 //! The element types that tensors of a GGUF file may have.
 
-use mosu_kernels::DType;
+use mosu_kernels::{BlockType, DType, Format};
 
 /// An element type. Quantised ones store blocks of elements of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,20 @@ impl GgmlType {
         }
     }
 
+    /// The packed format that the ops know, if it is one.
+    pub fn blocks(self) -> Option<BlockType> {
+        Format::ALL.into_iter().find_map(|format| match format {
+            Format::Blocks(blocks) if format.traits().gguf == Some(self.id) => Some(blocks),
+            _ => None,
+        })
+    }
+
+    /// Names of all types that weights may have.
+    pub fn supported() -> String {
+        let known = TYPES.into_iter().filter(|ggml| ggml.float().is_some() || ggml.blocks().is_some());
+        known.map(|ggml| ggml.name).collect::<Vec<_>>().join(", ")
+    }
+
     /// Bytes of a tensor whose rows have `columns` elements; `None` when rows are not whole blocks, or it overflows.
     pub fn size(self, columns: usize, rows: usize) -> Option<usize> {
         let whole = columns.is_multiple_of(self.block_elements);
@@ -95,5 +109,16 @@ mod tests {
         assert!(TYPES.windows(2).all(|pair| pair[0].id < pair[1].id));
         let floats: Vec<_> = TYPES.into_iter().filter_map(GgmlType::float).collect();
         assert_eq!(floats, [DType::F32, DType::F16, DType::BF16]);
+        for ggml in TYPES {
+            if let Some(blocks) = ggml.blocks() {
+                let traits = Format::Blocks(blocks).traits();
+                assert_eq!((traits.name, traits.block), (ggml.name, ggml.block_elements));
+                assert_eq!(traits.block_bytes, ggml.block_bytes, "{}", ggml.name);
+            }
+        }
+        assert_eq!(
+            GgmlType::supported(),
+            "F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, BF16, MXFP4"
+        );
     }
 }

@@ -121,7 +121,8 @@ impl<'a> Claims<'a> {
             return Ok(None);
         };
         for (index, matrix) in matrices.iter().enumerate() {
-            self.count(matrix.size_in_bytes(), if index == 0 { 2 } else { 0 });
+            let tensors = 1 + usize::from(matrix.scales().is_some());
+            self.count(matrix.size_in_bytes(), if index == 0 { tensors } else { 0 });
         }
         matrices.iter().try_for_each(|matrix| self.check_compute(name, matrix.format()))?;
         Ok(Some(matrices))
@@ -210,7 +211,7 @@ impl<'a> Claims<'a> {
 
     /// A linear that is stored `[out, in]` by every family: the tables.
     fn stored_linear(&mut self, module: &str, shape: [usize; 2], bias: bool) -> Result<Linear, LoadError> {
-        let weight = self.floats(module, Shape::new(shape), Role::Matrix)?.into();
+        let weight = self.matrix(module, shape)?;
         let bias = self.tensor_if(bias, &format!("{module}.bias"), shape[0])?;
         Ok(Linear::new(vec![LinearPart { weight, bias }])?)
     }

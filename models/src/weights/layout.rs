@@ -62,9 +62,24 @@ pub(super) fn reordered_matrix(matrix: &Matrix, order: &[usize]) -> Result<Matri
         (Format::Mxfp4, Some(scales)) => {
             Matrix::mxfp4(reordered(matrix.values(), order)?, reordered(scales, order)?)
         }
+        (Format::Blocks(blocks), _) => Matrix::blocks(blocks, reordered(matrix.values(), order)?),
         (Format::Fp8, _) => Ok(reordered(&matrix.decoded(matrix.compute())?, order)?.into()),
         _ => Ok(reordered(matrix.values(), order)?.into()),
     }
+}
+
+/// Matrices of one shape as floats of the type that they compute in: `[count, rows, columns]`.
+pub(super) fn stacked_floats(matrices: &[Matrix], shape: [usize; 3]) -> Result<Tensor, KernelError> {
+    let dtype = matrices.first().map_or(DType::F32, Matrix::compute);
+    if matrices.iter().any(Matrix::is_planned) {
+        return Tensor::planned(shape, dtype);
+    }
+    let mut all = Tensor::zeros(shape, dtype)?;
+    let piece_bytes = shape[1] * shape[2] * dtype.size();
+    for (matrix, to) in matrices.iter().zip(bytes_mut(&mut all)?.chunks_exact_mut(piece_bytes.max(1))) {
+        to.copy_from_slice(bytes(&matrix.decoded(dtype)?)?);
+    }
+    Ok(all)
 }
 
 /// Columns of a matrix `[rows, columns]` as rows: row r of the result is column `order[r]`.

@@ -158,7 +158,11 @@ pub struct Golden {
 
 impl Golden {
     pub fn of(name: &str) -> Golden {
-        let bytes = fs::read(fixture(name).join("golden.safetensors")).unwrap();
+        Golden::read(&fixture(name).join("golden.safetensors"))
+    }
+
+    pub fn read(file: &Path) -> Golden {
+        let bytes = fs::read(file).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let words = |name: &str| -> Vec<[u8; 4]> {
             file.tensor(name).unwrap().data().chunks_exact(4).map(|bytes| bytes.try_into().unwrap()).collect()

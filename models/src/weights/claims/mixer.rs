@@ -1,7 +1,7 @@
 //! Claiming what mixes the tokens of a layer.
 
 use mosu_kernels::{
-    Shape, Tensor,
+    Matrix, Tensor,
     ops::{Linear, NormSpan},
 };
 
@@ -99,11 +99,13 @@ impl Claims<'_> {
         })
     }
 
-    /// A matrix per head.
-    fn latent_heads(&mut self, name: &str, shape: [usize; 3]) -> Result<Tensor, LoadError> {
-        let tensor = self.tensor(name, Shape::new(shape))?;
-        self.check_compute(name, Format::Float(tensor.dtype()))?;
-        Ok(tensor)
+    /// A matrix of floats per head: what is packed is decoded.
+    fn latent_heads(&mut self, name: &str, [heads, n, k]: [usize; 3]) -> Result<Tensor, LoadError> {
+        let matrices: Vec<Matrix> = match self.packed(name, heads, [n, k])? {
+            Some(packed) => packed,
+            None => self.matrices(name, heads, [n, k])?.into_iter().map(Matrix::from).collect(),
+        };
+        Ok(layout::stacked_floats(&matrices, [heads, n, k])?)
     }
 
     fn latent_attention(
