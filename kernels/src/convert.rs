@@ -171,7 +171,8 @@ impl<W: PackedWeight, T: Float> Kernel for DecodeRows<'_, '_, W, T> {
             let row = W::row(self.rows, row, self.columns);
             for (at, out) in (0..).step_by(STEP).zip(out.chunks_mut(STEP)) {
                 // SAFETY: the row has as many elements as `out`.
-                let halves = unsafe { W::load_halves(s, row, at, out.len()) };
+                let halves =
+                    unsafe { W::halves(s, row, &W::scales(s, row, at / W::BLOCK * W::BLOCK), at, out.len()) };
                 for (out, half) in out.chunks_mut(LANES).zip(halves) {
                     T::store(s, out, half);
                 }

@@ -178,6 +178,7 @@ impl Simd for Avx2 {
     type Bytes = __m256i;
 
     const REGISTERS: usize = 8;
+    const LOOKS_UP: bool = false;
 
     methods! {
         fn splat(self, x: f32) -> V { [_mm256_set1_ps(x); 2] }
@@ -227,6 +228,15 @@ impl Simd for Avx2 {
         fn signed(self, bytes: __m256i) -> [V; 2] {
             let [first, last] = bytes256::halves(bytes);
             [signed(first), signed(last)]
+        }
+        fn look_up_pairs(self, bytes: __m256i, table: [V; 2]) -> Pairs {
+            let bytes = transmute::<__m256i, [u8; 32]>(bytes);
+            let table = transmute::<Pairs, [u16; 32]>([pack(table[0]), pack(table[1])]);
+            let mut found = [0_u16; 32];
+            for (found, byte) in found.iter_mut().zip(bytes) {
+                *found = table[usize::from(byte & 31)];
+            }
+            transmute::<[u16; 32], Pairs>(found)
         }
         fn e4m3(self, bytes: __m256i) -> [V; 2] {
             let [first, last] = bytes256::halves(bytes);

@@ -88,6 +88,23 @@ unsafe fn split(pairs: __m512i) -> [__m512; 2] {
     }
 }
 
+/// 32 floats as bf16, in order.
+///
+/// # Safety
+/// The processor has AVX-512 F; with `BF16` also AVX-512 BF16.
+#[inline(always)]
+unsafe fn pack<const BF16: bool>(halves: [__m512; 2]) -> __m512i {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        if BF16 {
+            transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(halves[1], halves[0]))
+        } else {
+            let (first, last) = (narrow(halves[0]), narrow(halves[1]));
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), last)
+        }
+    }
+}
+
 /// 16 E4M3 values: as floats of 16 bits their exponents are 8 too low.
 ///
 /// # Safety
@@ -122,6 +139,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type Bytes = __m256i;
 
     const REGISTERS: usize = 32;
+    const LOOKS_UP: bool = true;
 
     methods! {
         fn splat(self, x: f32) -> __m512 { _mm512_set1_ps(x) }
@@ -165,18 +183,14 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             let [first, last] = bytes256::halves(bytes);
             [_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(first)), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(last))]
         }
+        fn look_up_pairs(self, bytes: __m256i, table: [__m512; 2]) -> __m512i {
+            _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(bytes), pack::<BF16>(table))
+        }
         fn e4m3(self, bytes: __m256i) -> [__m512; 2] {
             let [first, last] = bytes256::halves(bytes);
             [e4m3(first), e4m3(last)]
         }
-        fn pack(self, halves: [__m512; 2]) -> __m512i {
-            if BF16 {
-                transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(halves[1], halves[0]))
-            } else {
-                let [first, last] = [narrow(halves[0]), narrow(halves[1])];
-                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), last)
-            }
-        }
+        fn pack(self, halves: [__m512; 2]) -> __m512i { pack::<BF16>(halves) }
         fn first(self, v: __m512) -> f32 { _mm512_cvtss_f32(v) }
         fn max_lane(self, v: __m512) -> f32 { _mm512_reduce_max_ps(v) }
         fn split(self, pairs: __m512i) -> [__m512; 2] { split(pairs) }

@@ -1,7 +1,7 @@
 //! Rows of packed weights: see [`Format`](crate::Format).
 
 use super::{
-    ggml,
+    Float, ggml,
     simd::{LANES, Simd},
 };
 use crate::BlockType;
@@ -57,11 +57,40 @@ pub(crate) trait PackedWeight: 'static {
     fn row<'a>(rows: Self::Rows<'a>, n: usize, k: usize) -> Self::Row<'a>;
     /// The memory of a row, where most of it is.
     fn bytes<'a>(row: Self::Row<'a>) -> &'a [u8];
-    /// Elements `at..at + n` of a row in f32: the first 16, and the others.
+    /// The scales of the block that begins at `at`.
+    ///
+    /// # Safety
+    /// The row has that block.
+    unsafe fn scales<S: Simd>(s: S, row: Self::Row<'_>, at: usize) -> Scales;
+    /// Elements `at..at + n` of a row in f32: the first 16, and the others. `scales` are those of its block.
     ///
     /// # Safety
     /// The row has them, `at` is a multiple of 32, and `n` at most that.
-    unsafe fn load_halves<S: Simd>(s: S, row: Self::Row<'_>, at: usize, n: usize) -> [S::V; 2];
+    unsafe fn halves<S: Simd>(s: S, row: Self::Row<'_>, scales: &Scales, at: usize, n: usize) -> [S::V; 2];
+    /// The same rounded to bf16.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn pairs<S: Simd>(s: S, row: Self::Row<'_>, scales: &Scales, at: usize, n: usize) -> S::Pairs {
+        // SAFETY: as promised by the caller.
+        s.pack(unsafe { Self::halves(s, row, scales, at, n) })
+    }
+}
+
+/// Scale and offset of each group of elements of a block.
+#[derive(Clone, Copy)]
+pub(crate) struct Scales {
+    pub(super) scale: [f32; LANES],
+    pub(super) offset: [f32; LANES],
+}
+
+impl Scales {
+    /// Of a block that is one group.
+    #[inline(always)]
+    pub(super) fn one(scale: f32, offset: f32) -> Scales {
+        Scales { scale: [scale; LANES], offset: [offset; LANES] }
+    }
 }
 
 /// Elements of an operand, and of a block of MXFP4.
@@ -97,13 +126,28 @@ impl PackedWeight for Mxfp4 {
     }
 
     #[inline(always)]
-    unsafe fn load_halves<S: Simd>(s: S, row: Mxfp4Rows<'_>, at: usize, _: usize) -> [S::V; 2] {
+    unsafe fn scales<S: Simd>(_: S, row: Mxfp4Rows<'_>, at: usize) -> Scales {
+        // SAFETY: as promised by the caller.
+        Scales::one(half_of_power(unsafe { *row.scales.get_unchecked(at / STEP) }), 0.0)
+    }
+
+    #[inline(always)]
+    unsafe fn halves<S: Simd>(s: S, row: Mxfp4Rows<'_>, scales: &Scales, at: usize, _: usize) -> [S::V; 2] {
         // SAFETY: rows are whole blocks, and the caller vouches for this one.
-        let (codes, scale) = unsafe {
-            let scale = half_of_power(*row.scales.get_unchecked(at / STEP));
-            (s.load_nibble_pairs(row.values.as_ptr().add(at / 2)), scale)
-        };
-        scaled(s, s.signed(s.look_up(codes, &E2M1_TWICE)), scale)
+        let codes = unsafe { s.load_nibble_pairs(row.values.as_ptr().add(at / 2)) };
+        scaled(s, s.signed(s.look_up(codes, &E2M1_TWICE)), scales.scale[0])
+    }
+
+    #[inline(always)]
+    unsafe fn pairs<S: Simd>(s: S, row: Mxfp4Rows<'_>, scales: &Scales, at: usize, n: usize) -> S::Pairs {
+        // SAFETY: as promised by the caller.
+        unsafe {
+            if !S::LOOKS_UP {
+                return s.pack(Self::halves(s, row, scales, at, n));
+            }
+            let table = s.mul(f32::load(s, &E2M1_TWICE.map(f32::from)), s.splat(scales.scale[0]));
+            s.look_up_pairs(s.load_nibble_pairs(row.values.as_ptr().add(at / 2)), [table; 2])
+        }
     }
 }
 
@@ -172,12 +216,15 @@ impl PackedWeight for Fp8 {
     }
 
     #[inline(always)]
-    unsafe fn load_halves<S: Simd>(s: S, row: Fp8Rows<'_>, at: usize, n: usize) -> [S::V; 2] {
-        // SAFETY: the caller vouches for the elements; a row has a scale for each of its blocks.
-        let (halves, scale) = unsafe {
-            let scale = *row.scales.get_unchecked(at >> row.block.columns_log2);
-            (s.e4m3(s.load_bytes(row.values.as_ptr().add(at), n)), scale)
-        };
-        scaled(s, halves, scale)
+    unsafe fn scales<S: Simd>(_: S, row: Fp8Rows<'_>, at: usize) -> Scales {
+        // SAFETY: a row has a scale for each of its blocks.
+        Scales::one(unsafe { *row.scales.get_unchecked(at >> row.block.columns_log2) }, 0.0)
+    }
+
+    #[inline(always)]
+    unsafe fn halves<S: Simd>(s: S, row: Fp8Rows<'_>, scales: &Scales, at: usize, n: usize) -> [S::V; 2] {
+        // SAFETY: the caller vouches for the elements.
+        let values = s.e4m3(unsafe { s.load_bytes(row.values.as_ptr().add(at), n) });
+        scaled(s, values, scales.scale[0])
     }
 }

@@ -109,10 +109,12 @@ impl<W: PackedWeight> Kernel for Decode<'_, '_, W> {
         for (n, out) in (self.first..).zip(self.panel.chunks_exact_mut(self.k.max(1))) {
             let row = W::row(self.weight, n, self.k);
             for (block, out) in (0..).step_by(W::BLOCK).zip(out.chunks_mut(W::BLOCK)) {
+                // SAFETY: the row has this block.
+                let scales = unsafe { W::scales(s, row, block) };
                 for (at, out) in (block..).step_by(STEP).zip(out.chunks_mut(STEP)) {
                     // SAFETY: the row has as many elements as `out`, which has room for those of this step.
                     unsafe {
-                        let operand = s.pack(W::load_halves(s, row, at, out.len()));
+                        let operand = W::pairs(s, row, &scales, at, out.len());
                         s.store_pairs(out.as_mut_ptr(), out.len(), operand);
                     }
                 }
@@ -145,10 +147,12 @@ impl<W: PackedWeight> Kernel for OneRow<'_, '_, W> {
                     s.prefetch(ahead.wrapping_add(line));
                 }
                 ahead = ahead.wrapping_add(per_block);
+                // SAFETY: the row has this block.
+                let scales = unsafe { W::scales(s, of_column, block) };
                 for (at, input) in (block..).step_by(STEP).zip(input.chunks(STEP)) {
                     // SAFETY: the row has as many elements as the input.
                     unsafe {
-                        let operand = s.pack(W::load_halves(s, of_column, at, input.len()));
+                        let operand = W::pairs(s, of_column, &scales, at, input.len());
                         sum = s.dot_pairs(sum, s.load_pairs(input.as_ptr(), input.len()), operand);
                     }
                 }

@@ -275,6 +275,15 @@ impl Simd for Portable {
         halves(bytes, |byte| f32::from(byte as i8))
     }
 
+    const LOOKS_UP: bool = false;
+
+    #[inline(always)]
+    fn look_up_pairs(self, bytes: [u8; 2 * LANES], [first, last]: [Array; 2]) -> [u32; LANES] {
+        let entry = |i: usize| if i < LANES { first[i] } else { last[i - LANES] };
+        let at = |i: usize| bf16::from_f32(entry(usize::from(bytes[i])));
+        std::array::from_fn(|i| pair(at(2 * i), at(2 * i + 1)))
+    }
+
     #[inline(always)]
     fn e4m3(self, bytes: [u8; 2 * LANES]) -> [Array; 2] {
         halves(bytes, e4m3)

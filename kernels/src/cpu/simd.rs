@@ -109,6 +109,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn unsigned(self, bytes: Self::Bytes) -> [Self::V; 2];
     /// The bytes as numbers from -128 to 127: the first 16, and the last.
     fn signed(self, bytes: Self::Bytes) -> [Self::V; 2];
+    /// Whether [`Simd::look_up_pairs`] is faster than arithmetic.
+    const LOOKS_UP: bool;
+    /// Of each byte, which is below 32, the entry of a table of 32, rounded to nearest, ties to even.
+    fn look_up_pairs(self, bytes: Self::Bytes, table: [Self::V; 2]) -> Self::Pairs;
     /// The bytes as E4M3 values: the first 16, and the last.
     fn e4m3(self, bytes: Self::Bytes) -> [Self::V; 2];
     /// 32 elements, the first 16 and the last; rounds to nearest, ties to even.

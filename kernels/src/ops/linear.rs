@@ -158,6 +158,9 @@ fn multiply<X: Multiply>(cpu: &CpuDevice, out: ViewMut<'_>, x: View<'_>, linear:
     Ok(())
 }
 
+/// How many times as many rows as stay in a cache meet packed weights together.
+const PACKED_ROWS: usize = 8;
+
 /// How products are cut into tasks.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks {
@@ -169,7 +172,10 @@ pub(super) struct Blocks {
 impl Blocks {
     /// Blocks of rows and columns of a linear with `rows` input rows.
     fn new<X: Input>(rows: usize, linear: &Linear, threads: usize) -> Blocks {
-        let block_rows = Block::<X>::rows_in_cache(linear.in_features);
+        let packed = |part: &LinearPart| !matches!(part.weight.format(), Format::Float(_));
+        // A packed weight is decoded once for each block of rows.
+        let blocks = if linear.parts.iter().any(packed) { PACKED_ROWS } else { 1 };
+        let block_rows = Block::<X>::rows_in_cache(linear.in_features) * blocks;
         let columns = linear.out_features * rows.div_ceil(block_rows);
         Blocks { rows, block_rows, ..Blocks::of_columns(columns, threads) }
     }
