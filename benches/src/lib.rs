@@ -2,7 +2,7 @@
 
 use half::bf16;
 use mosu_kernels::{
-    DType, Device, Format, FormatTraits, Matrix, Result, Tensor,
+    BlockType, DType, Device, Format, FormatTraits, Matrix, Result, Tensor,
     ops::{Linear, LinearPart, linear},
 };
 
@@ -47,7 +47,15 @@ impl Random {
                 scales.as_mut_slice::<f32>()?.fill(1.0);
                 Matrix::fp8(bytes([n, k])?, scales, [128, 128])
             }
-            Format::Blocks(blocks) => Matrix::blocks(blocks, bytes([n, k / block * block_bytes])?),
+            Format::Blocks(blocks) => {
+                let mut values = bytes([n, k / block * block_bytes])?;
+                if blocks == BlockType::Mxfp4Block {
+                    // Its scale is a power of two, of which most are far from 1.
+                    let blocks = values.as_mut_slice::<u8>()?.chunks_exact_mut(block_bytes);
+                    blocks.for_each(|block| block[0] = 127);
+                }
+                Matrix::blocks(blocks, values)
+            }
         }
     }
 

@@ -100,32 +100,6 @@ unsafe fn dot(sum: __m256, a: __m256i, b: __m256i) -> __m256 {
     }
 }
 
-/// 16 bytes as numbers from 0 to 255.
-///
-/// # Safety
-/// The processor has AVX2.
-#[inline(always)]
-unsafe fn unsigned(bytes: __m128i) -> V {
-    // SAFETY: as promised by the caller.
-    unsafe {
-        let upper = _mm_srli_si128::<8>(bytes);
-        [_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(upper))]
-    }
-}
-
-/// 16 bytes as numbers from -128 to 127.
-///
-/// # Safety
-/// The processor has AVX2.
-#[inline(always)]
-unsafe fn signed(bytes: __m128i) -> V {
-    // SAFETY: as promised by the caller.
-    unsafe {
-        let upper = _mm_srli_si128::<8>(bytes);
-        [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(upper))]
-    }
-}
-
 /// Eight E4M3 values: as floats of 16 bits their exponents are 8 too low.
 ///
 /// # Safety
@@ -223,11 +197,11 @@ impl Simd for Avx2 {
         fn look_up(self, bytes: __m256i, table: &[i8; 16]) -> __m256i { bytes256::look_up(bytes, table) }
         fn unsigned(self, bytes: __m256i) -> [V; 2] {
             let [first, last] = bytes256::halves(bytes);
-            [unsigned(first), unsigned(last)]
+            [bytes256::unsigned(first), bytes256::unsigned(last)]
         }
         fn signed(self, bytes: __m256i) -> [V; 2] {
             let [first, last] = bytes256::halves(bytes);
-            [signed(first), signed(last)]
+            [bytes256::signed(first), bytes256::signed(last)]
         }
         fn look_up_pairs(self, bytes: __m256i, table: [V; 2]) -> Pairs {
             let bytes = transmute::<__m256i, [u8; 32]>(bytes);

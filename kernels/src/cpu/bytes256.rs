@@ -85,3 +85,29 @@ pub(super) unsafe fn halves(bytes: __m256i) -> [__m128i; 2] {
     // SAFETY: as promised by the caller.
     unsafe { [_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes)] }
 }
+
+/// 16 bytes as numbers from 0 to 255.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn unsigned(bytes: __m128i) -> [__m256; 2] {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let upper = _mm_srli_si128::<8>(bytes);
+        [_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(upper))]
+    }
+}
+
+/// 16 bytes as numbers from -128 to 127.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn signed(bytes: __m128i) -> [__m256; 2] {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let upper = _mm_srli_si128::<8>(bytes);
+        [_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(upper))]
+    }
+}

@@ -16,11 +16,12 @@
   }                                                                                                                   \
   KERNEL_EXPORT(linear_##variant##_##format)
 
-// Features, tokens, warps along each, stages: those of linear.cu.
+// Features, tokens, warps along each, stages: those of linear.cu. Large tiles have a multiprocessor to themselves: what is
+// on its way to be decoded takes registers.
 #define LINEARS(format, Weight, Scale)                                        \
   LINEAR(t8, format, Weight, Scale, false, 3, 64, 8, 4, 1, 6)                 \
   LINEAR(t32, format, Weight, Scale, false, 3, 64, 32, 4, 1, 5)               \
-  LINEAR(t128, format, Weight, Scale, false, 2, 128, 128, 2, 4, 3)            \
+  LINEAR(t128, format, Weight, Scale, false, 1, 128, 128, 2, 4, 3)            \
   LINEAR(t128_all_parts, format, Weight, Scale, true, 1, 128, 128, 2, 4, 3)
 
 LINEARS(mxfp4, Mxfp4Weight, uint8_t)
