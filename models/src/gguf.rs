@@ -32,6 +32,7 @@ use std::{collections::BTreeMap, path::Path};
 
 pub(crate) use self::{
     files::{has, read},
+    header::MAGIC,
     model::GgufModel,
     shards::{is_gguf, models_in, name},
     tensors::GgufTensors,

@@ -39,7 +39,7 @@ impl ModelSource {
     /// directory in Hugging Face layout.
     pub fn at(path: impl Into<PathBuf>) -> ModelSource {
         let path = path.into();
-        if !path.is_dir() && gguf::is_gguf(&path) {
+        if !path.is_dir() && (gguf::is_gguf(&path) || is_called_otherwise(&path)) {
             return ModelSource::Gguf(path);
         }
         let mut models = gguf_models(&path).into_iter();
@@ -150,6 +150,12 @@ impl ModelSource {
             Err(error) => Err(LoadError::malformed(&self.path(file), format!("not valid JSON: {error}"))),
         }
     }
+}
+
+/// A file without the end that GGUF files have, as caches keep them, says by its first bytes what it is.
+fn is_called_otherwise(path: &Path) -> bool {
+    let opened = path.is_file().then(|| File::open(path).ok()).flatten();
+    opened.is_some_and(|mut file| begins_with(&mut file, &gguf::MAGIC).unwrap_or(false))
 }
 
 /// The GGUF models of a directory without other weights.

@@ -248,6 +248,27 @@ fn what_is_not_supported_is_refused_by_name() {
     assert!(message.contains(expected), "{message}");
 }
 
+/// A file of any name is what its first bytes say.
+#[test]
+fn files_are_known_by_their_first_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sha256-0123abcd");
+    fs::copy(file("llama_f16"), &path).unwrap();
+    assert_eq!(ModelSource::at(path.clone()), ModelSource::Gguf(path));
+}
+
+#[test]
+fn layers_that_the_metadata_leave_out_are_refused() {
+    let mut bytes = fs::read(file("llama_f16")).unwrap();
+    let key = "llama.block_count";
+    let at = bytes.windows(key.len()).position(|window| window == key.as_bytes()).unwrap();
+    let value = at + key.len() + 4;
+    assert_eq!(bytes[value..value + 4], [2, 0, 0, 0]);
+    bytes[value] = 1;
+    let message = refusal("m", &bytes);
+    assert!(message.contains("is in a layer behind the 1 of `llama.block_count`"), "{message}");
+}
+
 #[test]
 fn a_tensor_that_is_left_over_is_refused() {
     let message = refusal("m", &replaced("llama_bias_linear", "blk.0.attn_q.bias", "blk.0.attn_q.blas"));

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     architectures::{self, Architecture, HARMLESS, READ_OTHERWISE},
+    fault::Fault,
     file::GgufFile,
     model::GgufModel,
     rope, special_tokens,
@@ -33,6 +34,7 @@ pub(super) fn config(model: &GgufModel) -> Result<Map<String, Value>, LoadError>
     check_layers(model, architecture)?;
     translate(file, architecture, &mut config)?;
     let ([vocab_size, _], _) = model.embedding()?;
+    check_tokens(model, vocab_size)?;
     let tied = !model.has_tensor("output.weight");
     config.insert("vocab_size".into(), vocab_size.into());
     config.insert("tie_word_embeddings".into(), tied.into());
@@ -60,9 +62,31 @@ fn check_layers(model: &GgufModel, architecture: &Architecture) -> Result<(), Lo
     let (file, key) = (model.first(), format!("{}.block_count", architecture.name));
     let layers = file.required(&key, "the number of layers", file.count(&key)?)?;
     let tensors: usize = model.files().iter().map(|file| file.header.tensors.len()).sum();
-    match usize::try_from(layers).is_ok_and(|layers| layers <= tensors) {
-        true => Ok(()),
-        false => Err(file.error(&key, format!("claims {layers} layers, but there are {tensors} tensors"))),
+    if !usize::try_from(layers).is_ok_and(|layers| layers <= tensors) {
+        return Err(file.error(&key, format!("claims {layers} layers, but there are {tensors} tensors")));
+    }
+    let behind = |name: &&str| {
+        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<u64>().ok());
+        layer.is_some_and(|layer| layer >= layers)
+    };
+    match model.names().find(behind) {
+        None => Ok(()),
+        Some(name) => {
+            let message = format!("is in a layer behind the {layers} of `{key}`");
+            Err(Fault::of_tensor(name, message).in_file(&file.path))
+        }
+    }
+}
+
+/// Every token has a row of the embedding; rows without tokens are there for alignment.
+fn check_tokens(model: &GgufModel, rows: usize) -> Result<(), LoadError> {
+    let file = model.first();
+    match file.texts(special_tokens::TOKENS)? {
+        Some((tokens, _)) if tokens > rows => {
+            let message = format!("are {tokens}, but `token_embd.weight` has {rows} rows");
+            Err(file.error(special_tokens::TOKENS, message))
+        }
+        _ => Ok(()),
     }
 }
 

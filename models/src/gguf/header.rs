@@ -12,7 +12,7 @@ use super::{
     value::{self, Value},
 };
 
-const MAGIC: [u8; 4] = *b"GGUF";
+pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
 /// Where tensors begin if `general.alignment` does not say.
 const DEFAULT_ALIGNMENT: usize = 32;
 const ALIGNMENT: &str = "general.alignment";

@@ -57,6 +57,11 @@ impl GgufModel {
         Some((file, file.header.tensors.get(place)?))
     }
 
+    /// The names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
     /// Whether there is a tensor of that name.
     pub fn has_tensor(&self, name: &str) -> bool {
         self.places.contains_key(name)
