@@ -116,6 +116,22 @@ fn written(dir: &Path, file: &Writer) -> ModelSource {
     ModelSource::at(path)
 }
 
+/// A token without a row of the embedding could not be met.
+#[test]
+fn every_token_has_a_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let of_rows = |rows: u64| {
+        let file = small()
+            .pair("llama.block_count", value(4, &1_u32.to_le_bytes()))
+            .tensor("token_embd.weight", &[8, rows], 0, 0)
+            .data(32 * rows as usize);
+        written(dir.path(), &file).read_config().map(|_| ()).map_err(|error| error.to_string())
+    };
+    let expected = "`tokenizer.ggml.tokens`: are 5, but `token_embd.weight` has 4 rows";
+    assert!(of_rows(4).unwrap_err().contains(expected));
+    assert_eq!((of_rows(5), of_rows(6)), (Ok(()), Ok(())));
+}
+
 #[test]
 fn what_cannot_be_used_is_named() {
     let dir = tempfile::tempdir().unwrap();
