@@ -169,12 +169,15 @@ impl<W: PackedWeight, T: Float> Kernel for DecodeRows<'_, '_, W, T> {
         const STEP: usize = 2 * LANES;
         for (row, out) in (self.first..).zip(self.out.chunks_exact_mut(self.columns)) {
             let row = W::row(self.rows, row, self.columns);
-            for (at, out) in (0..).step_by(STEP).zip(out.chunks_mut(STEP)) {
-                // SAFETY: the row has as many elements as `out`.
-                let halves =
-                    unsafe { W::halves(s, row, &W::scales(s, row, at / W::BLOCK * W::BLOCK), at, out.len()) };
-                for (out, half) in out.chunks_mut(LANES).zip(halves) {
-                    T::store(s, out, half);
+            for (block, out) in (0..).step_by(W::BLOCK).zip(out.chunks_mut(W::BLOCK)) {
+                // SAFETY: the row has this block.
+                let scales = unsafe { W::scales(s, row, block) };
+                for (at, out) in (block..).step_by(STEP).zip(out.chunks_mut(STEP)) {
+                    // SAFETY: the row has as many elements as `out`.
+                    let halves = unsafe { W::halves(s, row, &scales, at, out.len()) };
+                    for (out, half) in out.chunks_mut(LANES).zip(halves) {
+                        T::store(s, out, half);
+                    }
                 }
             }
         }

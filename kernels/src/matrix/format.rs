@@ -78,6 +78,11 @@ impl Format {
         Format::Blocks(BlockType::Mxfp4Block),
     ];
 
+    /// Its elements are decoded, not read.
+    pub const fn is_packed(self) -> bool {
+        !matches!(self, Format::Float(_))
+    }
+
     /// Its row of the table.
     pub const fn traits(self) -> FormatTraits {
         match self {

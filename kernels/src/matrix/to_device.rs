@@ -47,7 +47,7 @@ impl Matrix {
 
     /// As [`Matrix::concatenated`], but what is packed becomes floats.
     pub(crate) fn concatenated_floats(to: &Allocator<'_>, shape: Shape, parts: &[&Matrix]) -> Result<Matrix> {
-        match parts.iter().any(|part| !matches!(part.format, Format::Float(_))) {
+        match parts.iter().any(|part| part.format.is_packed()) {
             true => Matrix::of_floats(to, shape, parts),
             false => Matrix::concatenated(to, shape, parts),
         }

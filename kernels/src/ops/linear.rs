@@ -172,7 +172,7 @@ pub(super) struct Blocks {
 impl Blocks {
     /// Blocks of rows and columns of a linear with `rows` input rows.
     fn new<X: Input>(rows: usize, linear: &Linear, threads: usize) -> Blocks {
-        let packed = |part: &LinearPart| !matches!(part.weight.format(), Format::Float(_));
+        let packed = |part: &LinearPart| part.weight.format().is_packed();
         // A packed weight is decoded once for each block of rows.
         let blocks = if linear.parts.iter().any(packed) { PACKED_ROWS } else { 1 };
         let block_rows = Block::<X>::rows_in_cache(linear.in_features) * blocks;

@@ -62,6 +62,16 @@ fn parts(format: Format, packed: bool, n: &[usize], k: usize, seed: u64) -> Vec<
     n.iter().enumerate().map(part).collect()
 }
 
+/// A layer of these parts on the first `rows` rows of `x`: the format of its first part there, and what comes out.
+fn run_linear(device: &Device, parts: Vec<LinearPart>, x: &[bf16], rows: usize) -> (Format, Vec<f32>) {
+    let layer = Linear::new(parts).unwrap().to_device(device).unwrap();
+    let k = layer.in_features();
+    let input = upload(device, [rows, k], &x[..rows * k]);
+    let mut out = empty(device, [rows, layer.out_features()], DType::F32);
+    super::linear(device, out.view_mut().unwrap(), input.view(), &layer).unwrap();
+    (layer.parts()[0].weight.format(), to_vec(device, &out))
+}
+
 /// Bits are the same on the CPU, and on a GPU but for Hopper, which multiplies floats with other instructions.
 fn assert_agrees(device: &Device, found: &[f32], expected: &[f32], tolerance: f64, what: &str) {
     match device {
@@ -80,12 +90,7 @@ fn linear() {
             let x: Vec<bf16> = rounded(&Random::new(3).floats(140 * k, 1.0));
             for device in every_device() {
                 let run = |packed: bool, rows: usize| {
-                    let layer = Linear::new(parts(format, packed, &n, k, 1)).unwrap();
-                    let layer = layer.to_device(&device).unwrap();
-                    let input = upload(&device, [rows, k], &x[..rows * k]);
-                    let mut out = empty(&device, [rows, layer.out_features()], DType::F32);
-                    super::linear(&device, out.view_mut().unwrap(), input.view(), &layer).unwrap();
-                    (layer.parts()[0].weight.format(), to_vec::<f32>(&device, &out))
+                    run_linear(&device, parts(format, packed, &n, k, 1), &x, rows)
                 };
                 let (of_packed, all) = run(true, 140);
                 assert_eq!(of_packed, format, "stays packed on {}", kind(&device));
@@ -106,14 +111,8 @@ fn linear_with_block_formats() {
     let x: Vec<bf16> = rounded(&Random::new(3).floats(70 * k, 1.0));
     for format in Format::ALL.into_iter().filter(|format| matches!(format, Format::Blocks(_))) {
         for device in every_device() {
-            let run = |packed: bool, rows: usize| {
-                let layer = Linear::new(parts(format, packed, &n, k, 1)).unwrap();
-                let layer = layer.to_device(&device).unwrap();
-                let input = upload(&device, [rows, k], &x[..rows * k]);
-                let mut out = empty(&device, [rows, layer.out_features()], DType::F32);
-                super::linear(&device, out.view_mut().unwrap(), input.view(), &layer).unwrap();
-                to_vec::<f32>(&device, &out)
-            };
+            let run =
+                |packed: bool, rows: usize| run_linear(&device, parts(format, packed, &n, k, 1), &x, rows).1;
             let (all, what) = (run(true, 70), format!("{format} on {}", kind(&device)));
             assert_same_bits(&all, &run(false, 70), &what);
             for rows in [1, 2, 5, 33] {
@@ -127,7 +126,7 @@ fn linear_with_block_formats() {
 fn embedding() {
     let (v, h) = (19, 512);
     let ids: Vec<u32> = (0..40).map(|i| (i * i) % 19).collect();
-    for format in Format::ALL.into_iter().filter(|format| !matches!(format, Format::Float(_))) {
+    for format in Format::ALL.into_iter().filter(|format| format.is_packed()) {
         let floats = random(format, [v, h], 1).decoded(DType::BF16).unwrap();
         for device in every_device() {
             let run = |table: Matrix| {
@@ -157,14 +156,7 @@ fn weights_that_a_gpu_does_not_decode_become_floats() {
     for (format, n, k) in [(Format::Fp8, 20, 64), (Format::Fp8, 16, 40), (Format::Fp8, 5, 437)] {
         let x: Vec<bf16> = rounded(&Random::new(3).floats(9 * k, 1.0));
         for device in every_device() {
-            let run = |packed: bool| {
-                let layer = Linear::new(parts(format, packed, &[n], k, 1)).unwrap();
-                let layer = layer.to_device(&device).unwrap();
-                let input = upload(&device, [9, k], &x);
-                let mut out = empty(&device, [9, n], DType::F32);
-                super::linear(&device, out.view_mut().unwrap(), input.view(), &layer).unwrap();
-                (layer.parts()[0].weight.format(), to_vec::<f32>(&device, &out))
-            };
+            let run = |packed: bool| run_linear(&device, parts(format, packed, &[n], k, 1), &x, 9);
             let (of_packed, found) = run(true);
             let expected = if matches!(device, Device::Cpu(_)) { format } else { Format::Float(DType::BF16) };
             assert_eq!(of_packed, expected);
@@ -182,11 +174,7 @@ fn formats_mix_in_a_layer() {
             let mut mixed = parts(Format::Mxfp4, packed, &[32], k, 1);
             mixed.extend(parts(Format::Fp8, packed, &[48], k, 5));
             mixed.extend(parts(Format::Fp8, false, &[16], k, 9));
-            let layer = Linear::new(mixed).unwrap().to_device(&device).unwrap();
-            let input = upload(&device, [40, k], &x);
-            let mut out = empty(&device, [40, 96], DType::F32);
-            super::linear(&device, out.view_mut().unwrap(), input.view(), &layer).unwrap();
-            to_vec::<f32>(&device, &out)
+            run_linear(&device, mixed, &x, 40).1
         };
         assert_same_bits(&run(true), &run(false), "mixed");
     }

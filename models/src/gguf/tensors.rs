@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, path::Path};
 
-use mosu_kernels::{BlockType, DType, Format, FormatTraits, Matrix, Shape, Tensor};
+use mosu_kernels::{DType, Format, FormatTraits, Matrix, Shape, Tensor};
 
 use super::{config, fault::Fault, file::GgufFile, header::TensorInfo, model::GgufModel, types::GgmlType};
 use crate::{
@@ -43,20 +43,18 @@ impl GgufTensors {
         Ok((file, tensor))
     }
 
-    /// The format of a tensor whose elements are packed.
-    fn blocks_of(&self, name: &str) -> Option<BlockType> {
-        self.model.tensor(name).and_then(|(_, tensor)| tensor.ggml.blocks())
-    }
-
-    /// `count` matrices of blocks, which lie one after another.
+    /// `count` matrices of blocks that lie one after another in a tensor of shape `whole`; `None` of floats, and where there
+    /// is no such tensor.
     fn packed(
         &mut self,
-        blocks: BlockType,
         name: &str,
         count: usize,
-        shape @ [rows, columns]: [usize; 2],
+        [rows, columns]: [usize; 2],
         whole: &[usize],
-    ) -> Result<Vec<Matrix>, LoadError> {
+    ) -> Result<Option<Vec<Matrix>>, LoadError> {
+        let ggml = self.model.tensor(name).map(|(_, tensor)| tensor.ggml);
+        let Some(ggml) = ggml.filter(|ggml| ggml.float().is_none()) else { return Ok(None) };
+        let blocks = ggml.blocks().ok_or_else(|| self.unsupported(name, ggml))?;
         let pass = self.pass;
         let (file, tensor) = self.take(name, whole)?;
         let FormatTraits { block, block_bytes, .. } = Format::Blocks(blocks).traits();
@@ -64,11 +62,9 @@ impl GgufTensors {
         let matrix = |index: usize| {
             let start = tensor.start + index * rows * row_bytes;
             let values = pass.in_place_or_copied(&file.bytes, start, [rows, row_bytes].into(), DType::U8)?;
-            let matrix = Matrix::blocks(blocks, values)?;
-            debug_assert_eq!(matrix.shape().dims(), shape);
-            Ok(matrix)
+            Ok(Matrix::blocks(blocks, values)?)
         };
-        (0..count).map(matrix).collect()
+        (0..count).map(matrix).collect::<Result<_, LoadError>>().map(Some)
     }
 
     /// Converters leave some matrices in F32 among BF16 ones, and may leave some in F16 or F32 among packed ones. They
@@ -89,10 +85,9 @@ impl GgufTensors {
     }
 
     /// A weight has a type that no op knows.
-    fn unsupported(&self, name: &str) -> LoadError {
-        let ggml = self.model.tensor(name).map_or("none", |(_, tensor)| tensor.ggml.name);
-        let message =
-            format!("has type {ggml}, which is not supported; supported are {}", GgmlType::supported());
+    fn unsupported(&self, name: &str, ggml: GgmlType) -> LoadError {
+        let (found, supported) = (ggml.name, GgmlType::supported());
+        let message = format!("has type {found}, which is not supported; supported are {supported}");
         Fault::of_tensor(name, message).in_file(self.file_of(name))
     }
 
@@ -160,15 +155,13 @@ impl TensorSource for GgufTensors {
 
     fn claim_matrix(&mut self, module: &str, shape: [usize; 2]) -> Result<Matrix, LoadError> {
         let name = format!("{module}.weight");
-        if let Some(blocks) = self.blocks_of(&name) {
-            let one = self.packed(blocks, &name, 1, shape, &shape)?;
-            return one.into_iter().next().ok_or_else(|| self.unsupported(&name));
+        match self.packed(&name, 1, shape, &shape)?.and_then(|one| one.into_iter().next()) {
+            Some(packed) => Ok(packed),
+            None => {
+                let floats = self.floats(&name, Shape::new(shape))?;
+                Ok(self.as_the_others(floats)?.into())
+            }
         }
-        if self.model.tensor(&name).is_some_and(|(_, tensor)| tensor.ggml.float().is_none()) {
-            return Err(self.unsupported(&name));
-        }
-        let floats = self.floats(&name, Shape::new(shape))?;
-        Ok(self.as_the_others(floats)?.into())
     }
 
     fn claim_packed(
@@ -177,13 +170,7 @@ impl TensorSource for GgufTensors {
         count: usize,
         shape @ [rows, columns]: [usize; 2],
     ) -> Result<Option<Vec<Matrix>>, LoadError> {
-        match self.model.tensor(name).map(|(_, tensor)| tensor.ggml) {
-            Some(ggml) if ggml.float().is_none() => {
-                let blocks = ggml.blocks().ok_or_else(|| self.unsupported(name))?;
-                self.packed(blocks, name, count, shape, &[count, rows, columns]).map(Some)
-            }
-            _ => Ok(None),
-        }
+        self.packed(name, count, shape, &[count, rows, columns])
     }
 
     fn totals(&self) -> (usize, u64) {

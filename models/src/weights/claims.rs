@@ -128,6 +128,14 @@ impl<'a> Claims<'a> {
         Ok(Some(matrices))
     }
 
+    /// `count` weights `[out, in]` that are stored together, in whatever format.
+    fn weights(&mut self, name: &str, count: usize, shape: [usize; 2]) -> Result<Vec<Matrix>, LoadError> {
+        match self.packed(name, count, shape)? {
+            Some(packed) => Ok(packed),
+            None => Ok(self.matrices(name, count, shape)?.into_iter().map(Matrix::from).collect()),
+        }
+    }
+
     /// The pieces `shape` of a tensor of floats `[count, shape..]`, which meet activations.
     fn matrices(&mut self, name: &str, count: usize, shape: [usize; 2]) -> Result<Vec<Tensor>, LoadError> {
         let tensors = self.stack(name, count, Shape::new(shape))?;

@@ -92,10 +92,7 @@ impl Claims<'_> {
         shape: [usize; 2],
         bias: bool,
     ) -> Result<Vec<LinearPart>, LoadError> {
-        let weights: Vec<Matrix> = match self.packed(name, count, shape)? {
-            Some(packed) => packed,
-            None => self.matrices(name, count, shape)?.into_iter().map(Matrix::from).collect(),
-        };
+        let weights = self.weights(name, count, shape)?;
         let biases = match bias {
             true => self.stack(&name.replace(".weight", ".bias"), count, Shape::new([shape[0]]))?,
             false => Vec::new(),

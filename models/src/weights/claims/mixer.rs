@@ -1,7 +1,7 @@
 //! Claiming what mixes the tokens of a layer.
 
 use mosu_kernels::{
-    Matrix, Tensor,
+    Tensor,
     ops::{Linear, NormSpan},
 };
 
@@ -101,11 +101,7 @@ impl Claims<'_> {
 
     /// A matrix of floats per head: what is packed is decoded.
     fn latent_heads(&mut self, name: &str, [heads, n, k]: [usize; 3]) -> Result<Tensor, LoadError> {
-        let matrices: Vec<Matrix> = match self.packed(name, heads, [n, k])? {
-            Some(packed) => packed,
-            None => self.matrices(name, heads, [n, k])?.into_iter().map(Matrix::from).collect(),
-        };
-        Ok(layout::stacked_floats(&matrices, [heads, n, k])?)
+        Ok(layout::stacked_floats(&self.weights(name, heads, [n, k])?, [heads, n, k])?)
     }
 
     fn latent_attention(
