@@ -1,6 +1,6 @@
 //! Speed of a matrix product in every format of weights, on the CPU:
 //!
-//! `cargo run --release -p mosu-benches --example formats [-- THREADS]`
+//! `cargo run --release -p mosu-benches --example formats [-- THREADS [FORMAT..]]`
 //!
 //! With one row a product reads the weight at the memory's speed at best: its share of the read bandwidth, and how many
 //! times faster than bf16 it is, counted in weights. With 512 rows: how many times faster than bf16. Each is the median of
@@ -23,6 +23,7 @@ const RUNS: usize = 7;
 
 fn main() -> Result<()> {
     let threads = std::env::args().nth(1).and_then(|threads| threads.parse().ok());
+    let names: Vec<String> = std::env::args().skip(2).collect();
     let device = Device::cpu(threads);
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let bandwidth = limits::read_bandwidth(threads.map_or(cores, NonZeroUsize::get));
@@ -30,7 +31,8 @@ fn main() -> Result<()> {
     println!("format    bits/weight  1 row: GB/s  of bandwidth  x bf16   512 rows: x bf16");
     let bf16 = weights(Format::Float(DType::BF16))?;
     for format in Format::ALL {
-        if let Format::Float(_) = format {
+        let chosen = names.is_empty() || names.iter().any(|name| name == format.traits().name);
+        if !format.is_packed() || !chosen {
             continue;
         }
         let packed = weights(format)?;

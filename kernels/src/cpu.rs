@@ -4,8 +4,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bytes;
 #[cfg(target_arch = "x86_64")]
 mod bytes256;
+mod coded_product;
 mod floats;
 mod ggml;
 mod isa;
@@ -14,6 +16,7 @@ mod packed;
 mod packed_product;
 mod pool;
 mod portable;
+mod quantized;
 mod simd;
 mod tile;
 mod weight;
@@ -27,6 +30,7 @@ pub(crate) use math::{clamp, exp, gelu_erf, gelu_tanh, mul_sigmoid, silu, tanh};
 pub(crate) use packed::{Fp8Block, Fp8Rows, Mxfp4Rows, Packed, PackedWeight, WithPacked};
 pub(crate) use packed_product::{multiply as multiply_packed, with_decoded_row};
 pub(crate) use pool::{Parts, ThreadPool};
+pub(crate) use quantized::with_quantized;
 pub(crate) use simd::{LANES, Simd};
 pub(crate) use tile::{Block, Product, Rows};
 pub(crate) use weight::{FloatWeight, Input, for_weight};

@@ -8,6 +8,7 @@ mod common;
 use std::{fs, path::PathBuf};
 
 use common::*;
+use mosu_kernels::Device;
 use mosu_models::{Model, ModelOptions, ModelSource};
 
 const FILES: [&str; 2] = ["llama", "qwen3_moe"];
@@ -31,20 +32,22 @@ fn all_options() -> Vec<ModelOptions> {
     [options(2)].into_iter().chain(on_gpu).collect()
 }
 
-/// Weights are decoded exactly, then rounded to bf16, as activations are. A rounded choice of experts may differ in a row.
+/// Weights are exact on the CPU, whose activations are rounded to 8 bits where they meet them; on a GPU both are rounded to
+/// bf16. A rounded choice of experts may differ in a row.
 #[test]
 fn logits_are_those_of_the_decoded_weights_within_rounding() {
     for name in FILES {
         let Golden { ids, logits: golden, .. } = golden(name);
         for options in all_options() {
             let mut model = load_packed(name, &options);
+            let bound = if matches!(options.device, Device::Cpu(_)) { 0.2 } else { 0.1 };
             for chunk in [1, 7, 1000] {
                 let logits = logits_in_chunks(&mut model, &ids, chunk);
                 let width = logits.len() / ids.len();
                 let rows = logits.chunks(width).zip(golden.chunks(width));
                 let differences: Vec<f32> = rows.map(|(a, b)| max_difference(a, b)).collect();
                 println!("{name} in chunks of {chunk}: {differences:?}");
-                let near = differences.iter().filter(|difference| **difference <= 0.1).count();
+                let near = differences.iter().filter(|difference| **difference <= bound).count();
                 assert!(near >= ids.len() * 9 / 10, "{name}: {near} rows of {} are near", ids.len());
             }
         }

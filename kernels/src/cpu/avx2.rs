@@ -6,7 +6,7 @@ use half::{bf16, f16};
 
 use super::{
     bytes256,
-    simd::{LANES, Simd},
+    simd::{LANES, Simd, methods},
 };
 
 /// AVX2, FMA and F16C.
@@ -21,26 +21,15 @@ impl Avx2 {
     }
 }
 
-type V = [__m256; 2];
+pub(super) type V = [__m256; 2];
 type Pairs = [__m256i; 2];
-
-/// Safe methods over intrinsics.
-macro_rules! methods {
-    ($(fn $name:ident(self $(, $arg:ident: $type:ty)*) -> $out:ty $body:block)*) => {$(
-        #[inline(always)]
-        fn $name(self $(, $arg: $type)*) -> $out {
-            // SAFETY: a value of this type exists only where the processor has the instructions.
-            unsafe { $body }
-        }
-    )*};
-}
 
 /// `N` elements, of which `n` are read and the others are zero.
 ///
 /// # Safety
 /// `n <= N` elements can be read at `p`.
 #[inline(always)]
-unsafe fn read<T: bytemuck::Pod, const N: usize>(p: *const T, n: usize) -> [T; N] {
+pub(super) unsafe fn read<T: bytemuck::Pod, const N: usize>(p: *const T, n: usize) -> [T; N] {
     let mut all = [T::zeroed(); N];
     // SAFETY: as promised by the caller; `all` has N elements.
     unsafe { copy_nonoverlapping(p, all.as_mut_ptr(), n) };
@@ -146,13 +135,61 @@ unsafe fn keep(a: __m256, lanes: __m256i, range: Range<usize>, fill: f32) -> __m
     }
 }
 
+/// Eight rows of eight.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn transpose_eight(rows: [__m256; 8]) -> [__m256; 8] {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let mut out = rows;
+        for i in [0, 2, 4, 6] {
+            out[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+            out[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+        }
+        let pairs = out;
+        for i in [0, 4] {
+            out[i] = _mm256_shuffle_ps::<0x44>(pairs[i], pairs[i + 2]);
+            out[i + 1] = _mm256_shuffle_ps::<0xee>(pairs[i], pairs[i + 2]);
+            out[i + 2] = _mm256_shuffle_ps::<0x44>(pairs[i + 1], pairs[i + 3]);
+            out[i + 3] = _mm256_shuffle_ps::<0xee>(pairs[i + 1], pairs[i + 3]);
+        }
+        let fours = out;
+        for i in 0..4 {
+            out[i] = _mm256_permute2f128_ps::<0x20>(fours[i], fours[i + 4]);
+            out[i + 4] = _mm256_permute2f128_ps::<0x31>(fours[i], fours[i + 4]);
+        }
+        out
+    }
+}
+
+/// 16 rows of 16.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+pub(super) unsafe fn transpose(rows: [V; LANES]) -> [V; LANES] {
+    let mut out = rows;
+    for (upper, left) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let mut block = [rows[0][0]; 8];
+        for i in 0..8 {
+            block[i] = rows[8 * upper + i][left];
+        }
+        // SAFETY: as promised by the caller.
+        let block = unsafe { transpose_eight(block) };
+        for i in 0..8 {
+            out[8 * left + i][upper] = block[i];
+        }
+    }
+    out
+}
+
 impl Simd for Avx2 {
     type V = V;
     type Pairs = Pairs;
-    type Bytes = __m256i;
 
     const REGISTERS: usize = 8;
-    const LOOKS_UP: bool = false;
 
     methods! {
         fn splat(self, x: f32) -> V { [_mm256_set1_ps(x); 2] }
@@ -189,12 +226,6 @@ impl Simd for Avx2 {
         fn prefetch(self, p: *const u8) -> () {
             _mm_prefetch::<_MM_HINT_T0>(p.cast())
         }
-        fn spread_bits(self, bits: u32) -> __m256i { bytes256::spread_bits(bits) }
-        fn bits(self, bytes: __m256i, from: u32, mask: u8, to: u32) -> __m256i {
-            bytes256::bits(bytes, from, mask, to)
-        }
-        fn or(self, a: __m256i, b: __m256i) -> __m256i { _mm256_or_si256(a, b) }
-        fn look_up(self, bytes: __m256i, table: &[i8; 16]) -> __m256i { bytes256::look_up(bytes, table) }
         fn unsigned(self, bytes: __m256i) -> [V; 2] {
             let [first, last] = bytes256::halves(bytes);
             [bytes256::unsigned(first), bytes256::unsigned(last)]
@@ -202,15 +233,6 @@ impl Simd for Avx2 {
         fn signed(self, bytes: __m256i) -> [V; 2] {
             let [first, last] = bytes256::halves(bytes);
             [bytes256::signed(first), bytes256::signed(last)]
-        }
-        fn look_up_pairs(self, bytes: __m256i, table: [V; 2]) -> Pairs {
-            let bytes = transmute::<__m256i, [u8; 32]>(bytes);
-            let table = transmute::<Pairs, [u16; 32]>([pack(table[0]), pack(table[1])]);
-            let mut found = [0_u16; 32];
-            for (found, byte) in found.iter_mut().zip(bytes) {
-                *found = table[usize::from(byte & 31)];
-            }
-            transmute::<[u16; 32], Pairs>(found)
         }
         fn e4m3(self, bytes: __m256i) -> [V; 2] {
             let [first, last] = bytes256::halves(bytes);
@@ -238,6 +260,19 @@ impl Simd for Avx2 {
         }
         fn dot_pairs(self, sum: V, a: Pairs, b: Pairs) -> V {
             [dot(sum[0], a[0], b[0]), dot(sum[1], a[1], b[1])]
+        }
+        fn to_floats(self, ints: [__m256i; 2]) -> V { [_mm256_cvtepi32_ps(ints[0]), _mm256_cvtepi32_ps(ints[1])] }
+        fn transpose(self, rows: [V; LANES]) -> [V; LANES] { transpose(rows) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut i8, v: V) {
+        // SAFETY: the instructions as above; the caller vouches for 16 bytes.
+        unsafe {
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let [first, last] = bytes256::halves(words);
+            _mm_storeu_si128(p.cast(), _mm_packs_epi16(first, last));
         }
     }
 
@@ -338,33 +373,6 @@ impl Simd for Avx2 {
             _mm256_storeu_si256(p.cast(), pairs[0]);
             _mm256_storeu_si256(p.add(LANES).cast(), pairs[1]);
         }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes(self, p: *const u8, n: usize) -> __m256i {
-        // SAFETY: the instructions as above; 32 bytes, or n copied to an array of 32.
-        unsafe {
-            let all: [u8; 2 * LANES];
-            let p = if n == 2 * LANES {
-                p
-            } else {
-                all = read(p, n);
-                all.as_ptr()
-            };
-            _mm256_loadu_si256(p.cast())
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn load_nibbles(self, p: *const u8) -> __m256i {
-        // SAFETY: the instructions as above; the caller vouches for 16 bytes.
-        unsafe { bytes256::load_nibbles(p) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_nibble_pairs(self, p: *const u8) -> __m256i {
-        // SAFETY: the instructions as above; the caller vouches for 16 bytes.
-        unsafe { bytes256::load_nibble_pairs(p) }
     }
 
     #[inline(always)]

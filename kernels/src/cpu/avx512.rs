@@ -6,10 +6,10 @@ use half::{bf16, f16};
 
 use super::{
     bytes256,
-    simd::{LANES, Simd},
+    simd::{LANES, Simd, methods},
 };
 
-/// AVX-512 F, BW, DQ and VL; with `BF16` also AVX-512 BF16.
+/// AVX-512 F, BW, DQ and VL; with `BF16` also AVX-512 VNNI and BF16.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512<const BF16: bool>(());
 
@@ -19,17 +19,6 @@ impl<const BF16: bool> Avx512<BF16> {
     pub(crate) unsafe fn new() -> Avx512<BF16> {
         Avx512(())
     }
-}
-
-/// Safe methods over intrinsics.
-macro_rules! methods {
-    ($(fn $name:ident(self $(, $arg:ident: $type:ty)*) -> $out:ty $body:block)*) => {$(
-        #[inline(always)]
-        fn $name(self $(, $arg: $type)*) -> $out {
-            // SAFETY: a value of this type exists only where the processor has the instructions.
-            unsafe { $body }
-        }
-    )*};
 }
 
 /// The first `n` of 16 lanes.
@@ -133,13 +122,45 @@ unsafe fn fold(v: __m512) -> __m256 {
     unsafe { _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)) }
 }
 
+/// Pairs within quarters, then fours, then the quarters themselves, twice.
+///
+/// # Safety
+/// The processor has AVX-512 F.
+#[inline(always)]
+pub(super) unsafe fn transpose(rows: [__m512; LANES]) -> [__m512; LANES] {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let mut out = rows;
+        for i in [0, 2, 4, 6, 8, 10, 12, 14] {
+            out[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+            out[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+        }
+        let pairs = out;
+        for i in [0, 4, 8, 12] {
+            out[i] = _mm512_shuffle_ps::<0x44>(pairs[i], pairs[i + 2]);
+            out[i + 1] = _mm512_shuffle_ps::<0xee>(pairs[i], pairs[i + 2]);
+            out[i + 2] = _mm512_shuffle_ps::<0x44>(pairs[i + 1], pairs[i + 3]);
+            out[i + 3] = _mm512_shuffle_ps::<0xee>(pairs[i + 1], pairs[i + 3]);
+        }
+        let fours = out;
+        for i in 0..4 {
+            let (a, b, c, d) = (fours[i], fours[i + 4], fours[i + 8], fours[i + 12]);
+            let (first, last) = (_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0x44>(c, d));
+            out[i] = _mm512_shuffle_f32x4::<0x88>(first, last);
+            out[i + 4] = _mm512_shuffle_f32x4::<0xdd>(first, last);
+            let (first, last) = (_mm512_shuffle_f32x4::<0xee>(a, b), _mm512_shuffle_f32x4::<0xee>(c, d));
+            out[i + 8] = _mm512_shuffle_f32x4::<0x88>(first, last);
+            out[i + 12] = _mm512_shuffle_f32x4::<0xdd>(first, last);
+        }
+        out
+    }
+}
+
 impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;
     type Pairs = __m512i;
-    type Bytes = __m256i;
 
     const REGISTERS: usize = 32;
-    const LOOKS_UP: bool = true;
 
     methods! {
         fn splat(self, x: f32) -> __m512 { _mm512_set1_ps(x) }
@@ -169,12 +190,6 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn prefetch(self, p: *const u8) -> () {
             _mm_prefetch::<_MM_HINT_T1>(p.cast())
         }
-        fn spread_bits(self, bits: u32) -> __m256i { bytes256::spread_bits(bits) }
-        fn bits(self, bytes: __m256i, from: u32, mask: u8, to: u32) -> __m256i {
-            bytes256::bits(bytes, from, mask, to)
-        }
-        fn or(self, a: __m256i, b: __m256i) -> __m256i { _mm256_or_si256(a, b) }
-        fn look_up(self, bytes: __m256i, table: &[i8; 16]) -> __m256i { bytes256::look_up(bytes, table) }
         fn unsigned(self, bytes: __m256i) -> [__m512; 2] {
             let [first, last] = bytes256::halves(bytes);
             [_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(first)), _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(last))]
@@ -182,9 +197,6 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn signed(self, bytes: __m256i) -> [__m512; 2] {
             let [first, last] = bytes256::halves(bytes);
             [_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(first)), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(last))]
-        }
-        fn look_up_pairs(self, bytes: __m256i, table: [__m512; 2]) -> __m512i {
-            _mm512_permutexvar_epi16(_mm512_cvtepu8_epi16(bytes), pack::<BF16>(table))
         }
         fn e4m3(self, bytes: __m256i) -> [__m512; 2] {
             let [first, last] = bytes256::halves(bytes);
@@ -207,6 +219,14 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
                 _mm512_fmadd_ps(a1, b1, _mm512_fmadd_ps(a0, b0, sum))
             }
         }
+        fn to_floats(self, ints: __m512i) -> __m512 { _mm512_cvtepi32_ps(ints) }
+        fn transpose(self, rows: [__m512; LANES]) -> [__m512; LANES] { transpose(rows) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut i8, v: __m512) {
+        // SAFETY: the instructions as above; the caller vouches for 16 bytes.
+        unsafe { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
     }
 
     #[inline(always)]
@@ -282,30 +302,6 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
                 _mm512_mask_storeu_epi16(p.cast(), (1u32 << n) - 1, pairs);
             }
         }
-    }
-
-    #[inline(always)]
-    unsafe fn load_bytes(self, p: *const u8, n: usize) -> __m256i {
-        // SAFETY: the instructions as above; masked lanes are not read.
-        unsafe {
-            if n == 2 * LANES {
-                _mm256_loadu_si256(p.cast())
-            } else {
-                _mm256_maskz_loadu_epi8((1u32 << n) - 1, p.cast())
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn load_nibbles(self, p: *const u8) -> __m256i {
-        // SAFETY: the instructions as above; the caller vouches for 16 bytes.
-        unsafe { bytes256::load_nibbles(p) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_nibble_pairs(self, p: *const u8) -> __m256i {
-        // SAFETY: the instructions as above; the caller vouches for 16 bytes.
-        unsafe { bytes256::load_nibble_pairs(p) }
     }
 
     #[inline(always)]

@@ -16,7 +16,7 @@ pub(super) unsafe fn load_nibbles(p: *const u8) -> __m256i {
     }
 }
 
-/// Byte i is 1 where bit i is.
+/// All bits of byte i are set where bit i is.
 ///
 /// # Safety
 /// The processor has AVX2.
@@ -29,8 +29,7 @@ pub(super) unsafe fn spread_bits(bits: u32) -> __m256i {
             _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
         let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(bits as i32), copies);
         let own = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-        let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, own), own);
-        _mm256_and_si256(is_set, _mm256_set1_epi8(1))
+        _mm256_cmpeq_epi8(_mm256_and_si256(bytes, own), own)
     }
 }
 

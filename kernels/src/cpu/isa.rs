@@ -15,7 +15,7 @@ pub struct Isa(Set);
 /// Best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Set {
-    /// AVX-512 F, BW, DQ, VL and BF16.
+    /// AVX-512 F, BW, DQ, VL, VNNI and BF16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
     /// AVX-512 F, BW, DQ and VL.
@@ -90,7 +90,11 @@ impl Set {
     fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512Bf16 => Set::Avx512.is_available() && is_x86_feature_detected!("avx512bf16"),
+            Set::Avx512Bf16 => {
+                Set::Avx512.is_available()
+                    && is_x86_feature_detected!("avx512bf16")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
             #[cfg(target_arch = "x86_64")]
             Set::Avx512 => {
                 Set::Avx2.is_available()
@@ -111,7 +115,7 @@ impl Set {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
 fn run_avx512_bf16<K: Kernel>(kernel: K) {
     // SAFETY: this function's own requirement.
     kernel.run(unsafe { Avx512::<true>::new() });

@@ -1,7 +1,7 @@
 //! Rows of packed weights: see [`Format`](crate::Format).
 
 use super::{
-    Float, ggml,
+    ggml,
     simd::{LANES, Simd},
 };
 use crate::BlockType;
@@ -19,29 +19,72 @@ pub(crate) trait WithPacked {
     fn run<W: PackedWeight>(self, rows: W::Rows<'_>);
 }
 
+/// What is done with the rows of a packed weight, by the kind of its elements.
+pub(crate) trait ByKind {
+    fn floats<W: PackedWeight>(self, rows: W::Rows<'_>);
+    fn codes<W: CodedWeight>(self, rows: W::Rows<'_>);
+}
+
 impl Packed<'_> {
     /// Calls `with` for the format.
     pub(crate) fn run(self, with: impl WithPacked) {
+        struct Any<T>(T);
+        impl<T: WithPacked> ByKind for Any<T> {
+            fn floats<W: PackedWeight>(self, rows: W::Rows<'_>) {
+                self.0.run::<W>(rows);
+            }
+            fn codes<W: CodedWeight>(self, rows: W::Rows<'_>) {
+                self.0.run::<W>(rows);
+            }
+        }
+        self.by_kind(Any(with));
+    }
+
+    /// Calls `with` for the format.
+    pub(crate) fn by_kind(self, with: impl ByKind) {
         match self {
-            Packed::Mxfp4(rows) => with.run::<Mxfp4>(rows),
-            Packed::Fp8(rows) => with.run::<Fp8>(rows),
+            Packed::Fp8(rows) => with.floats::<Fp8>(rows),
+            Packed::Mxfp4(rows) => with.codes::<Mxfp4>(rows),
             Packed::Blocks(blocks, rows) => match blocks {
-                BlockType::Q4_0 => with.run::<ggml::Blocks<ggml::Q4_0>>(rows),
-                BlockType::Q4_1 => with.run::<ggml::Blocks<ggml::Q4_1>>(rows),
-                BlockType::Q5_0 => with.run::<ggml::Blocks<ggml::Q5_0>>(rows),
-                BlockType::Q5_1 => with.run::<ggml::Blocks<ggml::Q5_1>>(rows),
-                BlockType::Q8_0 => with.run::<ggml::Blocks<ggml::Q8_0>>(rows),
-                BlockType::Q2K => with.run::<ggml::Blocks<ggml::Q2K>>(rows),
-                BlockType::Q3K => with.run::<ggml::Blocks<ggml::Q3K>>(rows),
-                BlockType::Q4K => with.run::<ggml::Blocks<ggml::Q4K>>(rows),
-                BlockType::Q5K => with.run::<ggml::Blocks<ggml::Q5K>>(rows),
-                BlockType::Q6K => with.run::<ggml::Blocks<ggml::Q6K>>(rows),
-                BlockType::Iq4Nl => with.run::<ggml::Blocks<ggml::Iq4Nl>>(rows),
-                BlockType::Iq4Xs => with.run::<ggml::Blocks<ggml::Iq4Xs>>(rows),
-                BlockType::Mxfp4Block => with.run::<ggml::Blocks<ggml::Mxfp4Block>>(rows),
+                BlockType::Q4_0 => with.codes::<ggml::Blocks<ggml::Q4_0>>(rows),
+                BlockType::Q4_1 => with.codes::<ggml::Blocks<ggml::Q4_1>>(rows),
+                BlockType::Q5_0 => with.codes::<ggml::Blocks<ggml::Q5_0>>(rows),
+                BlockType::Q5_1 => with.codes::<ggml::Blocks<ggml::Q5_1>>(rows),
+                BlockType::Q8_0 => with.codes::<ggml::Blocks<ggml::Q8_0>>(rows),
+                BlockType::Q2K => with.codes::<ggml::Blocks<ggml::Q2K>>(rows),
+                BlockType::Q3K => with.codes::<ggml::Blocks<ggml::Q3K>>(rows),
+                BlockType::Q4K => with.codes::<ggml::Blocks<ggml::Q4K>>(rows),
+                BlockType::Q5K => with.codes::<ggml::Blocks<ggml::Q5K>>(rows),
+                BlockType::Q6K => with.codes::<ggml::Blocks<ggml::Q6K>>(rows),
+                BlockType::Iq4Nl => with.codes::<ggml::Blocks<ggml::Iq4Nl>>(rows),
+                BlockType::Iq4Xs => with.codes::<ggml::Blocks<ggml::Iq4Xs>>(rows),
+                BlockType::Mxfp4Block => with.codes::<ggml::Blocks<ggml::Mxfp4Block>>(rows),
             },
         }
     }
+
+    /// How the weight's elements meet inputs that are quantised, if they do.
+    pub(crate) fn groups(self) -> Option<Groups> {
+        struct Find<'a>(&'a mut Option<Groups>);
+        impl ByKind for Find<'_> {
+            fn floats<W: PackedWeight>(self, _: W::Rows<'_>) {}
+            fn codes<W: CodedWeight>(self, _: W::Rows<'_>) {
+                *self.0 = Some(W::GROUPS);
+            }
+        }
+        let mut groups = None;
+        self.by_kind(Find(&mut groups));
+        groups
+    }
+}
+
+/// The groups of elements of a format, each with a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Groups {
+    /// Elements: 16 or 32.
+    pub(crate) size: usize,
+    /// They have an offset too, and their codes are unsigned.
+    pub(crate) offset: bool,
 }
 
 /// A format, and how its elements are decoded.
@@ -67,15 +110,34 @@ pub(crate) trait PackedWeight: 'static {
     /// # Safety
     /// The row has them, `at` is a multiple of 32, and `n` at most that.
     unsafe fn halves<S: Simd>(s: S, row: Self::Row<'_>, scales: &Scales, at: usize, n: usize) -> [S::V; 2];
-    /// The same rounded to bf16.
+}
+
+/// A format whose elements are `scale · code + offset` with small integers for codes, which meet quantised inputs.
+pub(crate) trait CodedWeight: PackedWeight {
+    /// Its groups.
+    const GROUPS: Groups;
+
+    /// The codes of elements `at..at + 32` of a row as [`ByteSimd::dot_quads`](super::bytes::ByteSimd::dot_quads) takes them:
+    /// signed, raised by its bias, but unsigned as they are where groups have offsets.
     ///
     /// # Safety
-    /// As there.
+    /// The row has them, and `at` is a multiple of 32.
+    unsafe fn codes<S: Simd>(s: S, row: Self::Row<'_>, at: usize) -> S::Bytes;
+    /// The codes of elements `at + 64 pair..at + 64 (pair + 1)`.
+    ///
+    /// # Safety
+    /// The row has them, and a block begins at `at`.
     #[inline(always)]
-    unsafe fn pairs<S: Simd>(s: S, row: Self::Row<'_>, scales: &Scales, at: usize, n: usize) -> S::Pairs {
+    unsafe fn quads<S: Simd>(s: S, row: Self::Row<'_>, at: usize, pair: usize) -> S::Quads {
+        let at = at + 2 * STEP * pair;
         // SAFETY: as promised by the caller.
-        s.pack(unsafe { Self::halves(s, row, scales, at, n) })
+        s.quads(unsafe { [Self::codes(s, row, at), Self::codes(s, row, at + STEP)] })
     }
+    /// Scales and offsets of groups `first..first + n` of a row, in f32.
+    ///
+    /// # Safety
+    /// The row has them, `first` is a multiple of 16, and `n` at most that.
+    unsafe fn group_scales<S: Simd>(s: S, row: Self::Row<'_>, first: usize, n: usize) -> Scales;
 }
 
 /// Scale and offset of each group of elements of a block.
@@ -137,18 +199,44 @@ impl PackedWeight for Mxfp4 {
         let codes = unsafe { s.load_nibble_pairs(row.values.as_ptr().add(at / 2)) };
         scaled(s, s.signed(s.look_up(codes, &E2M1_TWICE)), scales.scale[0])
     }
+}
+
+impl CodedWeight for Mxfp4 {
+    const GROUPS: Groups = Groups { size: STEP, offset: false };
 
     #[inline(always)]
-    unsafe fn pairs<S: Simd>(s: S, row: Mxfp4Rows<'_>, scales: &Scales, at: usize, n: usize) -> S::Pairs {
-        // SAFETY: as promised by the caller.
-        unsafe {
-            if !S::LOOKS_UP {
-                return s.pack(Self::halves(s, row, scales, at, n));
-            }
-            let table = s.mul(f32::load(s, &E2M1_TWICE.map(f32::from)), s.splat(scales.scale[0]));
-            s.look_up_pairs(s.load_nibble_pairs(row.values.as_ptr().add(at / 2)), [table; 2])
-        }
+    unsafe fn codes<S: Simd>(s: S, row: Mxfp4Rows<'_>, at: usize) -> S::Bytes {
+        // SAFETY: rows are whole blocks, and the caller vouches for this one.
+        let codes = unsafe { s.load_nibble_pairs(row.values.as_ptr().add(at / 2)) };
+        s.look_up(codes, &const { biased::<S>(E2M1_TWICE) })
     }
+
+    #[inline(always)]
+    unsafe fn quads<S: Simd>(s: S, row: Mxfp4Rows<'_>, at: usize, _: usize) -> S::Quads {
+        // SAFETY: rows are whole blocks, and the caller vouches for these two.
+        let codes = unsafe { s.load_nibble_pairs_twice(row.values.as_ptr().add(at / 2)) };
+        s.look_up_quads(codes, &const { biased::<S>(E2M1_TWICE) })
+    }
+
+    #[inline(always)]
+    unsafe fn group_scales<S: Simd>(_: S, row: Mxfp4Rows<'_>, first: usize, n: usize) -> Scales {
+        let mut scales = Scales::one(0.0, 0.0);
+        for (i, scale) in scales.scale.iter_mut().enumerate().take(n) {
+            // SAFETY: the row has a scale for each of its groups.
+            *scale = half_of_power(unsafe { *row.scales.get_unchecked(first + i) });
+        }
+        scales
+    }
+}
+
+/// A table of values as [`ByteSimd::dot_quads`](super::bytes::ByteSimd::dot_quads) takes them.
+pub(super) const fn biased<S: Simd>(mut table: [i8; 16]) -> [i8; 16] {
+    let mut i = 0;
+    while i < table.len() {
+        table[i] = table[i].wrapping_add(S::BIAS as i8);
+        i += 1;
+    }
+    table
 }
 
 /// Both halves times a scale. No closure: only what is inlined has the wider instructions.
@@ -164,12 +252,18 @@ pub(super) const E2M1_TWICE: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3,
 /// Half of the E8M0 scale 2^(code - 127); of 255, which is NaN, that.
 #[inline(always)]
 pub(super) fn half_of_power(code: u8) -> f32 {
-    match code {
-        0..=1 => f32::from_bits(1 << (21 + code)),
-        255 => f32::NAN,
-        _ => f32::from_bits(u32::from(code - 1) << 23),
-    }
+    HALVES_OF_POWERS[usize::from(code)]
 }
+
+static HALVES_OF_POWERS: [f32; 256] = {
+    let mut all = [f32::NAN; 256];
+    let mut code = 0;
+    while code < 255 {
+        all[code] = f32::from_bits(if code < 2 { 1 << (21 + code) } else { (code as u32 - 1) << 23 });
+        code += 1;
+    }
+    all
+};
 
 /// FP8: E4M3 values without infinities, with a scale per block of rows and columns.
 pub(crate) struct Fp8;

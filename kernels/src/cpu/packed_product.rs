@@ -1,14 +1,15 @@
-//! Matrix products with a packed weight. One row of inputs meets what is decoded in registers. For more, a few rows of the
-//! weight are decoded into a panel that stays in the thread's cache, and are floats from then on. Both are the same
-//! numbers in the same order as those of the decoded weight.
+//! Matrix products with a packed weight. Coded ones meet quantised inputs, in integers: see `coded_product`. Of others, one
+//! row of inputs meets what is decoded in registers. For more, a few rows of the weight are decoded into a panel that stays
+//! in the thread's cache, and are floats from then on. Both are the same numbers in the same order as those of the decoded
+//! weight.
 
 use std::cell::RefCell;
 
 use half::bf16;
 
 use super::{
-    Isa, Kernel,
-    packed::{Packed, PackedWeight, WithPacked},
+    Isa, Kernel, coded_product,
+    packed::{ByKind, CodedWeight, Packed, PackedWeight, WithPacked},
     simd::{LANES, Simd},
     tile::{Block, LINE, Product, STREAM_AHEAD},
 };
@@ -25,7 +26,7 @@ thread_local! {
 
 /// A block of the product with `weight`.
 pub(crate) fn multiply(isa: Isa, weight: Packed<'_>, block: Block<'_, bf16>) {
-    weight.run(Multiply { isa, block });
+    weight.by_kind(Multiply { isa, block });
 }
 
 /// Calls `with` with row `row` of `weight`, `k` elements, decoded.
@@ -70,8 +71,12 @@ struct Multiply<'a> {
     block: Block<'a, bf16>,
 }
 
-impl WithPacked for Multiply<'_> {
-    fn run<W: PackedWeight>(self, weight: W::Rows<'_>) {
+impl ByKind for Multiply<'_> {
+    fn codes<W: CodedWeight>(self, weight: W::Rows<'_>) {
+        coded_product::multiply::<W>(self.isa, weight, self.block);
+    }
+
+    fn floats<W: PackedWeight>(self, weight: W::Rows<'_>) {
         let Multiply { isa, block } = self;
         if block.rows.len() == 1 {
             return isa.run(OneRow::<W> { weight, block });
@@ -114,7 +119,7 @@ impl<W: PackedWeight> Kernel for Decode<'_, '_, W> {
                 for (at, out) in (block..).step_by(STEP).zip(out.chunks_mut(STEP)) {
                     // SAFETY: the row has as many elements as `out`, which has room for those of this step.
                     unsafe {
-                        let operand = W::pairs(s, row, &scales, at, out.len());
+                        let operand = s.pack(W::halves(s, row, &scales, at, out.len()));
                         s.store_pairs(out.as_mut_ptr(), out.len(), operand);
                     }
                 }
@@ -152,7 +157,7 @@ impl<W: PackedWeight> Kernel for OneRow<'_, '_, W> {
                 for (at, input) in (block..).step_by(STEP).zip(input.chunks(STEP)) {
                     // SAFETY: the row has as many elements as the input.
                     unsafe {
-                        let operand = W::pairs(s, of_column, &scales, at, input.len());
+                        let operand = s.pack(W::halves(s, of_column, &scales, at, input.len()));
                         sum = s.dot_pairs(sum, s.load_pairs(input.as_ptr(), input.len()), operand);
                     }
                 }

@@ -73,7 +73,6 @@ fn e4m3(code: u8) -> f32 {
 impl Simd for Portable {
     type V = Array;
     type Pairs = [u32; LANES];
-    type Bytes = [u8; 2 * LANES];
 
     const REGISTERS: usize = 4;
 
@@ -222,50 +221,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn load_bytes(self, p: *const u8, n: usize) -> [u8; 2 * LANES] {
-        let mut bytes = [0; 2 * LANES];
-        for (i, byte) in bytes.iter_mut().enumerate().take(n) {
-            // SAFETY: i < n, and the caller vouches for n bytes.
-            *byte = unsafe { *p.add(i) };
-        }
-        bytes
-    }
-
-    #[inline(always)]
-    unsafe fn load_nibble_pairs(self, p: *const u8) -> [u8; 2 * LANES] {
-        // SAFETY: the caller vouches for 16 bytes.
-        let bytes = unsafe { p.cast::<[u8; LANES]>().read() };
-        std::array::from_fn(|i| bytes[i / 2] >> (4 * (i % 2)) & 15)
-    }
-
-    #[inline(always)]
-    unsafe fn load_nibbles(self, p: *const u8) -> [u8; 2 * LANES] {
-        // SAFETY: the caller vouches for 16 bytes.
-        let bytes = unsafe { p.cast::<[u8; LANES]>().read() };
-        std::array::from_fn(|i| if i < LANES { bytes[i] & 15 } else { bytes[i - LANES] >> 4 })
-    }
-
-    #[inline(always)]
-    fn spread_bits(self, bits: u32) -> [u8; 2 * LANES] {
-        std::array::from_fn(|i| (bits >> i & 1) as u8)
-    }
-
-    #[inline(always)]
-    fn bits(self, bytes: [u8; 2 * LANES], from: u32, mask: u8, to: u32) -> [u8; 2 * LANES] {
-        bytes.map(|byte| (byte >> from & mask) << to)
-    }
-
-    #[inline(always)]
-    fn or(self, a: [u8; 2 * LANES], b: [u8; 2 * LANES]) -> [u8; 2 * LANES] {
-        std::array::from_fn(|i| a[i] | b[i])
-    }
-
-    #[inline(always)]
-    fn look_up(self, bytes: [u8; 2 * LANES], table: &[i8; 16]) -> [u8; 2 * LANES] {
-        bytes.map(|byte| table[usize::from(byte & 15)] as u8)
-    }
-
-    #[inline(always)]
     fn unsigned(self, bytes: [u8; 2 * LANES]) -> [Array; 2] {
         halves(bytes, f32::from)
     }
@@ -273,15 +228,6 @@ impl Simd for Portable {
     #[inline(always)]
     fn signed(self, bytes: [u8; 2 * LANES]) -> [Array; 2] {
         halves(bytes, |byte| f32::from(byte as i8))
-    }
-
-    const LOOKS_UP: bool = false;
-
-    #[inline(always)]
-    fn look_up_pairs(self, bytes: [u8; 2 * LANES], [first, last]: [Array; 2]) -> [u32; LANES] {
-        let entry = |i: usize| if i < LANES { first[i] } else { last[i - LANES] };
-        let at = |i: usize| bf16::from_f32(entry(usize::from(bytes[i])));
-        std::array::from_fn(|i| pair(at(2 * i), at(2 * i + 1)))
     }
 
     #[inline(always)]
@@ -308,5 +254,21 @@ impl Simd for Portable {
             sum[i] += second(a[i]) * second(b[i]);
         }
         sum
+    }
+
+    #[inline(always)]
+    fn to_floats(self, ints: [i32; LANES]) -> Array {
+        ints.map(|x| x as f32)
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: [Array; LANES]) -> [Array; LANES] {
+        std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(self, p: *mut i8, v: Array) {
+        // SAFETY: the caller vouches for 16 bytes.
+        unsafe { write(p, LANES, self.round(v), |x| x as i8) }
     }
 }

@@ -2,6 +2,8 @@
 
 use half::{bf16, f16};
 
+use super::bytes::ByteSimd;
+
 /// Elements of a vector, on every instruction set. So the order of a sum depends on its length alone.
 pub(crate) const LANES: usize = 16;
 
@@ -10,13 +12,11 @@ pub(crate) const LANES: usize = 16;
 ///
 /// Vectors have [`LANES`] floats, whatever the registers. `load_*` reads `n <= LANES` elements and fills up
 /// with zeros; `store_*` writes the first `n`.
-pub(crate) trait Simd: Copy + Send + Sync {
+pub(crate) trait Simd: ByteSimd {
     /// 16 floats.
     type V: Copy;
     /// 16 pairs of bf16.
     type Pairs: Copy;
-    /// 32 bytes.
-    type Bytes: Copy;
 
     /// Registers that hold a vector: limits the tiles of matrix products.
     const REGISTERS: usize;
@@ -82,37 +82,10 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// # Safety
     /// `n <= 32` elements can be written at `p`.
     unsafe fn store_pairs(self, p: *mut bf16, n: usize, pairs: Self::Pairs);
-    /// 32 bytes, of which `n` are read and the others are 0.
-    ///
-    /// # Safety
-    /// `n <= 32` bytes can be read at `p`.
-    unsafe fn load_bytes(self, p: *const u8, n: usize) -> Self::Bytes;
-    /// The lower halves of 16 bytes, then the upper ones.
-    ///
-    /// # Safety
-    /// 16 bytes can be read at `p`.
-    unsafe fn load_nibbles(self, p: *const u8) -> Self::Bytes;
-    /// The lower and the upper half of each of 16 bytes.
-    ///
-    /// # Safety
-    /// 16 bytes can be read at `p`.
-    unsafe fn load_nibble_pairs(self, p: *const u8) -> Self::Bytes;
-    /// Byte i is 1 where bit i is.
-    fn spread_bits(self, bits: u32) -> Self::Bytes;
-    /// Of each byte `(byte >> from & mask) << to`, which fits a byte; `mask` no wider than what is left of it.
-    fn bits(self, bytes: Self::Bytes, from: u32, mask: u8, to: u32) -> Self::Bytes;
-    /// Both.
-    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
-    /// Of each byte, which is below 16, the entry of the table.
-    fn look_up(self, bytes: Self::Bytes, table: &[i8; 16]) -> Self::Bytes;
     /// The bytes as numbers from 0 to 255: the first 16, and the last.
     fn unsigned(self, bytes: Self::Bytes) -> [Self::V; 2];
     /// The bytes as numbers from -128 to 127: the first 16, and the last.
     fn signed(self, bytes: Self::Bytes) -> [Self::V; 2];
-    /// Whether [`Simd::look_up_pairs`] is faster than arithmetic.
-    const LOOKS_UP: bool;
-    /// Of each byte, which is below 32, the entry of a table of 32, rounded to nearest, ties to even.
-    fn look_up_pairs(self, bytes: Self::Bytes, table: [Self::V; 2]) -> Self::Pairs;
     /// The bytes as E4M3 values: the first 16, and the last.
     fn e4m3(self, bytes: Self::Bytes) -> [Self::V; 2];
     /// 32 elements, the first 16 and the last; rounds to nearest, ties to even.
@@ -128,4 +101,26 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn join(self, halves: [Self::V; 2]) -> Self::Pairs;
     /// Adds to each lane of `sum` the products of its pair.
     fn dot_pairs(self, sum: Self::V, a: Self::Pairs, b: Self::Pairs) -> Self::V;
+    fn to_floats(self, ints: Self::Ints) -> Self::V;
+    /// Lane j of vector i becomes lane i of vector j.
+    fn transpose(self, rows: [Self::V; LANES]) -> [Self::V; LANES];
+    /// To the nearest integers, ties to even, which are bytes.
+    ///
+    /// # Safety
+    /// 16 bytes can be written at `p`.
+    unsafe fn store_bytes(self, p: *mut i8, v: Self::V);
 }
+
+/// Safe methods over intrinsics.
+#[cfg(target_arch = "x86_64")]
+macro_rules! methods {
+    ($(fn $name:ident(self $(, $arg:ident: $type:ty)*) -> $out:ty $body:block)*) => {$(
+        #[inline(always)]
+        fn $name(self $(, $arg: $type)*) -> $out {
+            // SAFETY: a value of this type exists only where the processor has the instructions.
+            unsafe { $body }
+        }
+    )*};
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use methods;

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::{
     Floats, Kernel, Parts,
+    quantized::Quantized,
     simd::Simd,
     weight::{FloatWeight, Input},
 };
@@ -19,9 +20,21 @@ pub(crate) struct Rows<'a, T> {
     pub(crate) width: usize,
     /// Row `i` is `data`'s row `select[i]`.
     pub(crate) select: Option<&'a [u32]>,
+    /// The rows, selected or not, where coded weights meet them.
+    pub(crate) quantized: &'a Quantized,
 }
 
 impl<'a, T> Rows<'a, T> {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.select.map_or_else(|| self.data.len().checked_div(self.width).unwrap_or(0), <[u32]>::len)
+    }
+
+    /// All rows, for weights of floats.
+    pub(crate) fn new(data: &'a [T], width: usize) -> Rows<'a, T> {
+        Rows { data, width, select: None, quantized: Quantized::NONE }
+    }
+
     #[inline(always)]
     pub(super) fn get(&self, i: usize) -> &'a [T] {
         let row = self.select.map_or(i, |select| select[i] as usize);

@@ -118,7 +118,7 @@ impl<W: FloatWeight> Kernel for Tile<'_, W> {
             convert(s, input, query(row).0);
         }
         let block = Block {
-            input: Rows { data: &input, width: nope, select: None },
+            input: Rows::new(&input, nope),
             bias: None,
             out: &Parts::new(&mut absorbed),
             out_width: latent,

@@ -77,7 +77,7 @@ impl<W: FloatWeight> Kernel for Tile<'_, W> {
             *select = (row * self.heads + self.head) as u32;
         }
         let block = Block {
-            input: Rows { data: self.x, width: self.latent, select: Some(&select) },
+            input: Rows { select: Some(&select), ..Rows::new(self.x, self.latent) },
             bias: None,
             out: &Parts::new(&mut values),
             out_width: self.head_dim,

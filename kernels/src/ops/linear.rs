@@ -86,6 +86,11 @@ impl Linear {
         &self.parts
     }
 
+    /// Their matrices.
+    pub(super) fn weights(&self) -> impl Iterator<Item = &Matrix> {
+        self.parts.iter().map(|part| &part.weight)
+    }
+
     /// K, the width of the input.
     pub fn in_features(&self) -> usize {
         self.in_features
@@ -137,24 +142,26 @@ pub fn linear(device: &Device, out: ViewMut<'_>, x: View<'_>, linear: &Linear) -
 
 fn multiply<X: Multiply>(cpu: &CpuDevice, out: ViewMut<'_>, x: View<'_>, linear: &Linear) -> Result<()> {
     let rows = x.shape().dims()[0];
-    let input = Rows { data: x.as_slice::<X>()?, width: linear.in_features, select: None };
     let out = Parts::new(out.into_mut_slice()?);
     let blocks = Blocks::new::<X>(rows, linear, cpu.threads());
     let tasks = linear.parts.iter().map(|part| blocks.count(part.out_features())).sum();
-    cpu.pool.run(tasks, |task| {
-        let (mut task, mut out_column) = (task, 0);
-        for part in &linear.parts {
-            let count = blocks.count(part.out_features());
-            if task < count {
-                let (rows, columns) = blocks.get(task, part.out_features());
-                let (bias, out_width) = (part.bias(), linear.out_features);
-                let block = Block { input, bias, out: &out, out_width, out_column, rows, columns };
-                return X::multiply(cpu.isa, &part.weight, block);
+    let run = |input: Rows<'_, X>| {
+        cpu.pool.run(tasks, |task| {
+            let (mut task, mut out_column) = (task, 0);
+            for part in &linear.parts {
+                let count = blocks.count(part.out_features());
+                if task < count {
+                    let (rows, columns) = blocks.get(task, part.out_features());
+                    let (bias, out_width) = (part.bias(), linear.out_features);
+                    let block = Block { input, bias, out: &out, out_width, out_column, rows, columns };
+                    return X::multiply(cpu.isa, &part.weight, block);
+                }
+                task -= count;
+                out_column += part.out_features();
             }
-            task -= count;
-            out_column += part.out_features();
-        }
-    });
+        });
+    };
+    X::with_rows(cpu, Rows::new(x.as_slice()?, linear.in_features), linear.weights(), run);
     Ok(())
 }
 

@@ -3,17 +3,42 @@
 use half::{bf16, f16};
 
 use crate::{
-    DType, Format, Isa, Matrix,
-    cpu::{Block, Input, Product, multiply_packed},
+    CpuDevice, DType, Format, Isa, Matrix,
+    cpu::{Block, Input, Product, Rows, multiply_packed, with_quantized},
 };
 
 /// A type of activations, for products with all weights that meet it.
 pub(super) trait Multiply: Input {
+    /// Calls `with` with the rows as the weights need them.
+    fn with_rows<'w, R>(
+        cpu: &CpuDevice,
+        x: Rows<'_, Self>,
+        weights: impl Iterator<Item = &'w Matrix>,
+        with: impl FnOnce(Rows<'_, Self>) -> R,
+    ) -> R;
     /// A block of the product with `weight`, which lies in host memory and meets activations of this type.
     fn multiply(isa: Isa, weight: &Matrix, block: Block<'_, Self>);
 }
 
 impl Multiply for bf16 {
+    fn with_rows<'w, R>(
+        cpu: &CpuDevice,
+        x: Rows<'_, bf16>,
+        weights: impl Iterator<Item = &'w Matrix>,
+        with: impl FnOnce(Rows<'_, bf16>) -> R,
+    ) -> R {
+        let mut groups = Vec::new();
+        for own in weights.filter_map(|weight| weight.packed().ok()??.groups()) {
+            if !groups.contains(&own) {
+                groups.push(own);
+            }
+        }
+        if groups.is_empty() {
+            return with(x);
+        }
+        with_quantized(cpu.isa, &cpu.pool, x, &groups, with)
+    }
+
     fn multiply(isa: Isa, weight: &Matrix, block: Block<'_, bf16>) {
         match weight.packed() {
             Ok(Some(packed)) => multiply_packed(isa, packed, block),
@@ -23,6 +48,15 @@ impl Multiply for bf16 {
 }
 
 impl Multiply for f32 {
+    fn with_rows<'w, R>(
+        _: &CpuDevice,
+        x: Rows<'_, f32>,
+        _: impl Iterator<Item = &'w Matrix>,
+        with: impl FnOnce(Rows<'_, f32>) -> R,
+    ) -> R {
+        with(x)
+    }
+
     fn multiply(isa: Isa, weight: &Matrix, block: Block<'_, f32>) {
         let floats = weight.values().view();
         match weight.format() {

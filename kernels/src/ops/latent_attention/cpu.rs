@@ -146,7 +146,7 @@ impl<T: CacheElement> Tile<'_, T> {
     fn score<S: Simd>(&self, s: S, start: usize, n: usize, scores: &mut Scores) {
         let Geometry { width, block_size, scale, .. } = self.shape;
         let first = (self.first_query + self.first) * width;
-        let queries = Rows { data: &self.q[first..], width, select: None };
+        let queries = Rows::new(&self.q[first..], width);
         let mut key = 0;
         while key < n {
             // Those of one KV block lie together.

@@ -58,44 +58,53 @@ fn gate_up<X: Multiply>(
 ) -> Result<()> {
     let (x, hidden, intermediate) = (x.as_slice::<X>()?, experts.hidden_size(), experts.intermediate_size());
     let MoeWorkspace { starts, active: ids, rows, pairs, gate_up, activated, .. } = workspace;
-    let (starts, rows) = (&starts[..], &rows[..]);
+    let (starts, rows) = (&starts[..], &rows[..visits_in(starts)]);
     let blocks = Blocks::of_columns(active * intermediate, cpu.threads());
     let gate_up = Parts::new(gate_up.as_mut_slice::<f32>()?);
     let out = Parts::new(activated.as_mut_slice::<X>()?);
     let per_expert = blocks.count(intermediate);
-    cpu.pool.run(active * per_expert, |task| {
-        let id = ids[task / per_expert] as usize;
-        let visits = starts[id] as usize..starts[id + 1] as usize;
-        let columns = blocks.columns(task % per_expert, intermediate);
-        let Expert { gate_up: linear, .. } = &experts.as_slice()[id];
-        for (part, out_column) in linear.parts().iter().zip([0, intermediate]) {
-            let block = Block {
-                input: Rows { data: x, width: hidden, select: Some(rows) },
-                bias: part.bias(),
-                out: &gate_up,
-                out_width: 2 * intermediate,
-                out_column,
-                rows: visits.clone(),
-                columns: columns.clone(),
-            };
-            X::multiply(cpu.isa, &part.weight, block);
-        }
-        for visit in visits {
-            let (start, n) = (visit * 2 * intermediate + columns.start, columns.len());
-            let to = visit * intermediate + columns.start;
-            // SAFETY: these visits' columns are this task's alone, in both.
-            let (gate, up, out) = unsafe {
-                (
-                    gate_up.get(start..start + n),
-                    gate_up.get(start + intermediate..start + intermediate + n),
-                    out.get(to..to + n),
-                )
-            };
-            let weight = activate.input_weights.map(|weights| weights[pairs[visit] as usize]);
-            cpu.isa.run(Gated { out, gate, up, weight, glu: activate.glu });
-        }
-    });
+    let weights = experts.as_slice().iter().flat_map(|expert| expert.gate_up.weights());
+    let run = |input: Rows<'_, X>| {
+        cpu.pool.run(active * per_expert, |task| {
+            let id = ids[task / per_expert] as usize;
+            let visits = starts[id] as usize..starts[id + 1] as usize;
+            let columns = blocks.columns(task % per_expert, intermediate);
+            let Expert { gate_up: linear, .. } = &experts.as_slice()[id];
+            for (part, out_column) in linear.parts().iter().zip([0, intermediate]) {
+                let block = Block {
+                    input,
+                    bias: part.bias(),
+                    out: &gate_up,
+                    out_width: 2 * intermediate,
+                    out_column,
+                    rows: visits.clone(),
+                    columns: columns.clone(),
+                };
+                X::multiply(cpu.isa, &part.weight, block);
+            }
+            for visit in visits {
+                let (start, n) = (visit * 2 * intermediate + columns.start, columns.len());
+                let to = visit * intermediate + columns.start;
+                // SAFETY: these visits' columns are this task's alone, in both.
+                let (gate, up, out) = unsafe {
+                    (
+                        gate_up.get(start..start + n),
+                        gate_up.get(start + intermediate..start + intermediate + n),
+                        out.get(to..to + n),
+                    )
+                };
+                let weight = activate.input_weights.map(|weights| weights[pairs[visit] as usize]);
+                cpu.isa.run(Gated { out, gate, up, weight, glu: activate.glu });
+            }
+        });
+    };
+    X::with_rows(cpu, Rows { select: Some(rows), ..Rows::new(x, hidden) }, weights, run);
     Ok(())
+}
+
+/// All visits.
+fn visits_in(starts: &[u32]) -> usize {
+    starts.last().map_or(0, |&visits| visits as usize)
 }
 
 struct Gated<'a, T> {
@@ -129,24 +138,28 @@ fn down<X: Multiply>(
     let (hidden, intermediate) = (experts.hidden_size(), experts.intermediate_size());
     let MoeWorkspace { starts, active: ids, activated, down, .. } = workspace;
     let blocks = Blocks::of_columns(active * hidden, cpu.threads());
-    let input = activated.as_slice::<X>()?;
+    let input = &activated.as_slice::<X>()?[..visits_in(starts) * intermediate];
     let out = Parts::new(down.as_mut_slice::<f32>()?);
     let per_expert = blocks.count(hidden);
-    cpu.pool.run(active * per_expert, |task| {
-        let id = ids[task / per_expert] as usize;
-        for part in experts.as_slice()[id].down.parts() {
-            let block = Block {
-                input: Rows { data: input, width: intermediate, select: None },
-                bias: part.bias(),
-                out: &out,
-                out_width: hidden,
-                out_column: 0,
-                rows: starts[id] as usize..starts[id + 1] as usize,
-                columns: blocks.columns(task % per_expert, hidden),
-            };
-            X::multiply(cpu.isa, &part.weight, block);
-        }
-    });
+    let weights = experts.as_slice().iter().flat_map(|expert| expert.down.weights());
+    let run = |input: Rows<'_, X>| {
+        cpu.pool.run(active * per_expert, |task| {
+            let id = ids[task / per_expert] as usize;
+            for part in experts.as_slice()[id].down.parts() {
+                let block = Block {
+                    input,
+                    bias: part.bias(),
+                    out: &out,
+                    out_width: hidden,
+                    out_column: 0,
+                    rows: starts[id] as usize..starts[id + 1] as usize,
+                    columns: blocks.columns(task % per_expert, hidden),
+                };
+                X::multiply(cpu.isa, &part.weight, block);
+            }
+        });
+    };
+    X::with_rows(cpu, Rows::new(input, intermediate), weights, run);
     Ok(())
 }
 
