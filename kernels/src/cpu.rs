@@ -28,7 +28,7 @@ pub(crate) use isa::Kernel;
 pub(crate) use math::erf;
 pub(crate) use math::{clamp, exp, gelu_erf, gelu_tanh, mul_sigmoid, silu, tanh};
 pub(crate) use packed::{Fp8Block, Fp8Rows, Mxfp4Rows, Packed, PackedWeight, WithPacked};
-pub(crate) use packed_product::{multiply as multiply_packed, with_decoded_row};
+pub(crate) use packed_product::{multiply as multiply_packed, multiply_coded, with_decoded_row};
 pub(crate) use pool::{Parts, ThreadPool};
 pub(crate) use quantized::with_quantized;
 pub(crate) use simd::{LANES, Simd};

@@ -20,13 +20,14 @@ pub struct Matrix {
     /// Where they lie apart: one for each `scale_block`, `[.., ⌈N / rows⌉, ⌈K / columns⌉]`.
     scales: Option<Tensor>,
     scale_block: [usize; 2],
+    compute: DType,
 }
 
 impl From<Tensor> for Matrix {
     /// The matrix of these floats.
     fn from(values: Tensor) -> Matrix {
         let (format, shape) = (Format::Float(values.dtype()), values.shape());
-        Matrix { format, shape, values, scales: None, scale_block: [1, 1] }
+        Matrix { format, shape, values, scales: None, scale_block: [1, 1], compute: format.traits().compute }
     }
 }
 
@@ -49,7 +50,8 @@ impl Matrix {
             return Err(misfit(Format::Mxfp4, found, of_scales));
         }
         let shape = Shape::new([rows, blocks * block]);
-        Ok(Matrix { format: Format::Mxfp4, shape, values, scales: Some(scales), scale_block: [1, block] })
+        let (format, compute) = (Format::Mxfp4, DType::BF16);
+        Ok(Matrix { format, shape, values, scales: Some(scales), scale_block: [1, block], compute })
     }
 
     /// FP8 with a scale per block, as DeepSeek-V3 is published: E4M3 without infinities; the codes 0x7f and 0xff are
@@ -72,7 +74,8 @@ impl Matrix {
         if !fits || values.dtype() != DType::U8 || scales.dtype() != DType::F32 {
             return Err(misfit(Format::Fp8, shape, of_scales));
         }
-        Ok(Matrix { format: Format::Fp8, shape, values, scales: Some(scales), scale_block: block })
+        let (format, compute) = (Format::Fp8, DType::BF16);
+        Ok(Matrix { format, shape, values, scales: Some(scales), scale_block: block, compute })
     }
 
     /// A format of GGUF files: every row is made of blocks that hold their scales.
@@ -87,7 +90,8 @@ impl Matrix {
         match *found.dims() {
             [rows, bytes] if bytes.is_multiple_of(block_bytes) && values.dtype() == DType::U8 => {
                 let shape = Shape::new([rows, bytes / block_bytes * block]);
-                Ok(Matrix { format, shape, values, scales: None, scale_block: [1, 1] })
+                let compute = DType::BF16;
+                Ok(Matrix { format, shape, values, scales: None, scale_block: [1, 1], compute })
             }
             _ => Err(misfit(format, found, Shape::new([0]))),
         }
@@ -105,7 +109,14 @@ impl Matrix {
 
     /// The type of the activations that it meets.
     pub fn compute(&self) -> DType {
-        self.format.traits().compute
+        self.compute
+    }
+
+    /// The same blocks of a GGUF file's format, to meet activations of type f32 instead of bf16.
+    #[must_use]
+    pub fn meeting_f32(self) -> Matrix {
+        let compute = if let Format::Blocks(_) = self.format { DType::F32 } else { self.compute };
+        Matrix { compute, ..self }
     }
 
     /// Size of values and scales.

@@ -1,6 +1,7 @@
 //! A checkpoint: memory-mapped safetensors files, and which of their tensors have been claimed.
 
 mod files;
+mod integers;
 mod open;
 mod pieces;
 
@@ -16,7 +17,7 @@ use mosu_kernels::{Bytes, DType, Format, FormatTraits, KernelError, Matrix, Shap
 use safetensors::tensor::Dtype;
 
 use crate::{
-    LoadError,
+    LoadError, Quantization,
     safetensors_header::Entry,
     weights::{Pass, TensorSource, bytes_mut},
 };
@@ -35,6 +36,8 @@ pub(crate) struct Checkpoint {
     tensors: HashMap<String, Stored>,
     /// The type that its floats compute in: bf16 where there are some of it.
     compute: DType,
+    /// As config.json says.
+    quantization: Option<Quantization>,
     pass: Pass,
 }
 
@@ -105,23 +108,56 @@ impl Checkpoint {
         Ok((shard, entry))
     }
 
-    /// A tensor of bytes: the file's, and where it lies in them.
-    fn take_bytes(&mut self, name: &str, shape: &[usize]) -> Result<(Bytes, Range<usize>), LoadError> {
+    /// The shape that a tensor has in its file; nothing where there is none.
+    fn shape_of(&self, name: &str) -> &[usize] {
+        let place = self.tensors.get(name).and_then(|stored| stored.places.first());
+        place.map_or(&[], |(_, entry)| &entry.shape)
+    }
+
+    fn dtype_of(&self, name: &str) -> Option<Dtype> {
+        self.tensors.get(name)?.places.first().map(|(_, entry)| entry.dtype)
+    }
+
+    /// A tensor of integers: the file's bytes, and where it lies in them.
+    fn take_bytes(
+        &mut self,
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+    ) -> Result<(Bytes, Range<usize>), LoadError> {
         let (shard, entry) = self.take_whole(name, shape)?;
-        if entry.dtype != Dtype::U8 {
-            let message = format!("has type {:?}, expected U8", entry.dtype);
+        if entry.dtype != dtype {
+            let message = format!("has type {:?}, expected {dtype:?}", entry.dtype);
             return Err(LoadError::checkpoint(&shard.file, Some(name), message));
         }
         Ok((shard.bytes.clone(), entry.start..entry.start + entry.len))
     }
 
-    /// An FP8 matrix, whose scales are in the tensor `<name>_scale_inv`.
+    /// An FP8 matrix. Its scales are in the tensor `<name>_scale_inv`, one for each block, or in `<name>_scale`: so, or one for
+    /// each row, or one. A scale of the activations is for those who round them to FP8 too.
     fn claim_fp8(&mut self, name: &str, shape @ [rows, columns]: [usize; 2]) -> Result<Matrix, LoadError> {
         let (pass, (shard, entry)) = (self.pass, self.take_whole(name, &shape)?);
         let values = pass.in_place_or_copied(&shard.bytes, entry.start, shape.into(), DType::U8)?;
-        let blocks = [rows.div_ceil(FP8_BLOCK), columns.div_ceil(FP8_BLOCK)];
-        let scales = Matrix::from(self.claim(&format!("{name}_scale_inv"), Shape::new(blocks))?);
-        self.unpacked(Matrix::fp8(values, scales.decoded(DType::F32)?, [FP8_BLOCK; 2])?)
+        let of_scales = ["_scale_inv", "_scale"].map(|end| format!("{name}{end}"));
+        let of_scales = if self.contains(&of_scales[0]) { &of_scales[0] } else { &of_scales[1] };
+        // One scale for all columns: a block is wider than the matrix.
+        let whole = columns.next_power_of_two().max(32);
+        let (block, stored) = match *self.shape_of(of_scales) {
+            [] => ([rows, whole], Shape::new([])),
+            [1] | [1, 1] => ([rows, whole], Shape::new([1])),
+            [n] if n == rows => ([1, whole], Shape::new([n])),
+            [n, 1] if n == rows && rows > 1 => ([1, whole], Shape::new([n, 1])),
+            _ => ([FP8_BLOCK; 2], Shape::new([rows.div_ceil(FP8_BLOCK), columns.div_ceil(FP8_BLOCK)])),
+        };
+        let (scales, _) = self.floats_of(of_scales, stored)?;
+        let blocks = [rows.div_ceil(block[0]), columns.div_ceil(block[1])];
+        let scales = Tensor::from_slice(blocks, &scales)?;
+        let of_inputs = name.replace(".weight", ".input_scale");
+        if self.contains(&of_inputs) {
+            let shape = if self.shape_of(&of_inputs).is_empty() { Shape::new([]) } else { Shape::new([1]) };
+            self.claim(&of_inputs, shape)?;
+        }
+        self.unpacked(Matrix::fp8(values, scales, block)?)
     }
 
     /// Packed matrices meet bf16. Among floats that compute in f32 they are decoded.
@@ -207,6 +243,9 @@ impl TensorSource for Checkpoint {
     }
 
     fn claim_matrix(&mut self, module: &str, shape: [usize; 2]) -> Result<Matrix, LoadError> {
+        if let Some(matrix) = self.claim_integers(module, shape)? {
+            return Ok(matrix);
+        }
         let name = format!("{module}.weight");
         let of_fp8 = |stored: &Stored| stored.places.iter().any(|(_, entry)| entry.dtype == Dtype::F8_E4M3);
         match self.tensors.get(&name).is_some_and(of_fp8) {
@@ -227,9 +266,10 @@ impl TensorSource for Checkpoint {
         }
         let FormatTraits { block, block_bytes, .. } = Format::Mxfp4.traits();
         let (pass, blocks) = (self.pass, columns / block);
-        let (of_scales, scales) = self.take_bytes(&format!("{name}_scales"), &[count, rows, blocks])?;
+        let (of_scales, scales) =
+            self.take_bytes(&format!("{name}_scales"), Dtype::U8, &[count, rows, blocks])?;
         let (of_values, values) =
-            self.take_bytes(&format!("{name}_blocks"), &[count, rows, blocks, block_bytes])?;
+            self.take_bytes(&format!("{name}_blocks"), Dtype::U8, &[count, rows, blocks, block_bytes])?;
         let piece = |bytes: &Bytes, first: usize, index: usize, width: usize| {
             let start = first + index * rows * width;
             pass.in_place_or_copied(bytes, start, Shape::new([rows, width]), DType::U8)

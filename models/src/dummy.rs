@@ -3,11 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use mosu_kernels::{DType, Element, Format, FormatTraits, Matrix, Shape, Tensor};
+use half::f16;
+use mosu_kernels::{BlockType, DType, Element, Format, FormatTraits, Matrix, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::{
-    DecoderSpec, LoadError,
+    DecoderSpec, LoadError, Quantization,
     weights::{Pass, TensorSource, bytes_mut},
 };
 
@@ -27,7 +28,8 @@ pub(crate) struct DummyWeights {
 impl DummyWeights {
     /// A generator for `spec`, in the type and the format that config.json names (bf16 if it names none).
     pub fn new(config: &Path, spec: &DecoderSpec) -> DummyWeights {
-        let (packed, dtype) = (spec.packed, spec.dtype.unwrap_or(DType::BF16));
+        let (packed, dtype) =
+            (spec.quantization.map(Quantization::format), spec.dtype.unwrap_or(DType::BF16));
         // Not all matrices are packed: no less than this.
         let FormatTraits { block, block_bytes, .. } = packed.unwrap_or(Format::Float(dtype)).traits();
         let parameters = spec.parameters().unwrap_or(u64::MAX);
@@ -41,16 +43,37 @@ impl DummyWeights {
         }
     }
 
-    /// The format of a module's weight: of MXFP4 are experts only, of FP8 what is in layers.
+    /// The format of a module's weight: of MXFP4 are experts only, of others what is in layers.
     fn format_of(&self, module: &str, [_, columns]: [usize; 2]) -> Format {
         let float = Format::Float(self.dtype);
         match self.packed.filter(|_| module.contains(".layers.")) {
             Some(Format::Mxfp4) if !module.contains(".experts.") => float,
-            Some(format) if self.dtype == DType::BF16 && columns.is_multiple_of(format.traits().block) => {
-                format
-            }
+            Some(format) if self.can_be(format) && columns.is_multiple_of(format.traits().block) => format,
             _ => float,
         }
+    }
+
+    /// Activations of the type that config.json names can meet this format.
+    fn can_be(&self, format: Format) -> bool {
+        self.dtype == DType::BF16 || matches!(format, Format::Blocks(_))
+    }
+
+    /// Random blocks whose values are small, as elsewhere: of the formats that integers become at load.
+    fn blocks(&self, name: &str, of: BlockType, [rows, columns]: [usize; 2]) -> Result<Matrix, LoadError> {
+        let FormatTraits { block, block_bytes, .. } = Format::Blocks(of).traits();
+        let middle = if of == BlockType::Q8_0 { 128.0 } else { 8.0 };
+        let scale = 1.0 / (64.0 * middle);
+        let mut values = self.bytes(name, [rows, columns / block * block_bytes], 0xff)?;
+        if self.pass != Pass::Plan {
+            values.as_mut_slice::<u8>()?.par_chunks_exact_mut(block_bytes).for_each(|block| {
+                block[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+                if of == BlockType::Q4_1 {
+                    block[2..4].copy_from_slice(&f16::from_f32(-scale * middle).to_le_bytes());
+                }
+            });
+        }
+        let matrix = Matrix::blocks(of, values)?;
+        Ok(if self.dtype == DType::BF16 { matrix } else { matrix.meeting_f32() })
     }
 
     /// Random bytes, as many as that; `bits` of each are free, the others 0.
@@ -112,9 +135,8 @@ impl TensorSource for DummyWeights {
     fn claim_matrix(&mut self, module: &str, shape: [usize; 2]) -> Result<Matrix, LoadError> {
         let [rows, columns] = shape;
         match self.format_of(module, shape) {
-            Format::Float(_) | Format::Blocks(_) => {
-                Ok(self.claim(&format!("{module}.weight"), Shape::new(shape))?.into())
-            }
+            Format::Blocks(of) => self.blocks(module, of, shape),
+            Format::Float(_) => Ok(self.claim(&format!("{module}.weight"), Shape::new(shape))?.into()),
             // Values up to 6, of which 1/128 is small enough.
             Format::Mxfp4 => {
                 let scales = self.constant([rows, columns / 32], 127u8 - 7)?;

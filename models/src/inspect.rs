@@ -109,7 +109,7 @@ impl Inspection {
 
 /// Claims every tensor as loading would, without its elements; what is left over.
 fn check_tensors(source: &ModelSource, family: &Family) -> Result<Vec<String>, LoadError> {
-    let mut tensors = weight_files::open(source)?;
+    let mut tensors = weight_files::open(source, &family.spec)?;
     let device = Device::cpu(NonZeroUsize::new(1));
     weights::plan(&mut *tensors, &family.spec, &family.names, &Allocator::planning(&device))
         .map(|(_, left_over)| left_over)

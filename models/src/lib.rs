@@ -25,6 +25,7 @@ mod model;
 mod plan;
 mod position_tables;
 mod python_json;
+mod quantization;
 mod recorded;
 mod rope;
 mod safetensors_header;
@@ -55,6 +56,7 @@ pub use mosu_kernels::{
     },
 };
 pub use plan::MemoryPlan;
+pub use quantization::Quantization;
 pub use sampling_defaults::SamplingDefaults;
 pub use source::ModelSource;
 pub use spec::{

@@ -7,10 +7,12 @@ mod rope;
 
 pub use mixer::{AttentionSpec, LatentAttentionSpec, LowRankSpec, Mixer, QkNormSpec, Temperature};
 use mosu_kernels::{
-    DType, Format,
+    DType,
     ops::{Activation, Glu, NormKind, Router, WeighExperts},
 };
 pub use rope::{RopeScaling, RopeSpec};
+
+use crate::Quantization;
 
 /// Everything that distinguishes one decoder from another.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,8 +33,8 @@ pub struct DecoderSpec {
     pub head: HeadSpec,
     /// Element type of the weights, as config.json says; the files decide.
     pub dtype: Option<DType>,
-    /// Format of the matrices that are packed, as config.json says; the files decide.
-    pub packed: Option<Format>,
+    /// How matrices are quantised, as config.json says; of which, the files decide.
+    pub quantization: Option<Quantization>,
 }
 
 impl DecoderSpec {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    LoadError, ModelSource,
+    DecoderSpec, LoadError, ModelSource,
     checkpoint::{self, Checkpoint},
     gguf::{self, GgufTensors},
     weights::TensorSource,
@@ -45,9 +45,9 @@ impl WeightFiles {
 }
 
 /// Opens a model's weights, none of them read yet.
-pub(crate) fn open(source: &ModelSource) -> Result<Box<dyn TensorSource>, LoadError> {
+pub(crate) fn open(source: &ModelSource, spec: &DecoderSpec) -> Result<Box<dyn TensorSource>, LoadError> {
     Ok(match source {
         ModelSource::Gguf(path) => Box::new(GgufTensors::open(path)?),
-        _ => Box::new(Checkpoint::open(source)?),
+        _ => Box::new(Checkpoint::open(source, spec.quantization)?),
     })
 }

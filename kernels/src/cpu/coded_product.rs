@@ -6,8 +6,6 @@
 
 use std::cell::RefCell;
 
-use half::bf16;
-
 use super::{
     Float, Isa, Kernel,
     packed::{CodedWeight, Groups},
@@ -42,7 +40,7 @@ fn with_lines(n: usize, run: impl FnOnce(&mut [Line])) {
 }
 
 /// A block of the product, 16 rows of the weight at a time.
-pub(super) fn multiply<W: CodedWeight>(isa: Isa, weight: W::Rows<'_>, block: Block<'_, bf16>) {
+pub(super) fn multiply<W: CodedWeight>(isa: Isa, weight: W::Rows<'_>, block: Block<'_, f32>) {
     let k = block.input.width;
     let groups = k / W::GROUPS.size;
     if block.rows.len() == 1 {
@@ -72,7 +70,7 @@ pub(super) fn multiply<W: CodedWeight>(isa: Isa, weight: W::Rows<'_>, block: Blo
 /// A block of one row of inputs. Each row of the weight is read in one stream.
 struct OneRow<'a, 'w, W: CodedWeight> {
     weight: W::Rows<'w>,
-    block: Block<'a, bf16>,
+    block: Block<'a, f32>,
     /// `[16, ⌈K / size / 16⌉]`: the terms of each group of 16 rows of the weight, but for the scale of the inputs.
     terms: &'a mut [Line],
 }
@@ -196,7 +194,7 @@ fn sum_terms<S: Simd>(s: S, terms: &[Line], input: QuantizedRow<'_>, size: usize
 
 /// Writes the first `n` of 16 columns of a row, with their biases.
 #[inline(always)]
-fn store<S: Simd>(s: S, block: &Block<'_, bf16>, row: usize, first: usize, n: usize, sums: S::V) {
+fn store<S: Simd>(s: S, block: &Block<'_, f32>, row: usize, first: usize, n: usize, sums: S::V) {
     let at = row * block.out_width + block.out_column + first;
     // SAFETY: the block is ours alone.
     let out = unsafe { block.out.get(at..at + n) };
@@ -278,7 +276,7 @@ impl<W: CodedWeight> Kernel for Fill<'_, '_, '_, W> {
 /// A block of columns of a panel.
 struct Tiles<'a, const SIZE: usize, const OFFSET: bool> {
     panel: Panel<'a>,
-    block: Block<'a, bf16>,
+    block: Block<'a, f32>,
 }
 
 impl<const SIZE: usize, const OFFSET: bool> Kernel for Tiles<'_, SIZE, OFFSET> {

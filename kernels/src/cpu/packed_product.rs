@@ -29,6 +29,20 @@ pub(crate) fn multiply(isa: Isa, weight: Packed<'_>, block: Block<'_, bf16>) {
     weight.by_kind(Multiply { isa, block });
 }
 
+/// A block of the product with a coded weight whose inputs were f32.
+pub(crate) fn multiply_coded(isa: Isa, weight: Packed<'_>, block: Block<'_, f32>) {
+    struct Coded<'a>(Isa, Block<'a, f32>);
+    impl ByKind for Coded<'_> {
+        fn codes<W: CodedWeight>(self, weight: W::Rows<'_>) {
+            coded_product::multiply::<W>(self.0, weight, self.1);
+        }
+        fn floats<W: PackedWeight>(self, _: W::Rows<'_>) {
+            debug_assert!(false, "packed floats meet bf16 alone");
+        }
+    }
+    weight.by_kind(Coded(isa, block));
+}
+
 /// Calls `with` with row `row` of `weight`, `k` elements, decoded.
 pub(crate) fn with_decoded_row(
     isa: Isa,
@@ -73,7 +87,7 @@ struct Multiply<'a> {
 
 impl ByKind for Multiply<'_> {
     fn codes<W: CodedWeight>(self, weight: W::Rows<'_>) {
-        coded_product::multiply::<W>(self.isa, weight, self.block);
+        coded_product::multiply::<W>(self.isa, weight, self.block.quantized());
     }
 
     fn floats<W: PackedWeight>(self, weight: W::Rows<'_>) {

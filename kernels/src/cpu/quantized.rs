@@ -5,8 +5,6 @@
 
 use std::{cell::RefCell, ops::Range};
 
-use half::bf16;
-
 use super::{
     Float, Isa, Kernel, Parts, ThreadPool,
     packed::Groups,
@@ -63,12 +61,12 @@ thread_local! {
 }
 
 /// Calls `with` with the same rows, quantised for weights with such groups.
-pub(crate) fn with_quantized<R>(
+pub(crate) fn with_quantized<T: Float, R>(
     isa: Isa,
     pool: &ThreadPool,
-    x: Rows<'_, bf16>,
+    x: Rows<'_, T>,
     groups: &[Groups],
-    with: impl FnOnce(Rows<'_, bf16>) -> R,
+    with: impl FnOnce(Rows<'_, T>) -> R,
 ) -> R {
     let mut quantized = BUFFERS.take();
     quantized.fill(isa, pool, x, groups);
@@ -89,7 +87,7 @@ impl Quantized {
         ],
     };
 
-    fn fill(&mut self, isa: Isa, pool: &ThreadPool, x: Rows<'_, bf16>, groups: &[Groups]) {
+    fn fill<T: Float>(&mut self, isa: Isa, pool: &ThreadPool, x: Rows<'_, T>, groups: &[Groups]) {
         let (rows, k) = (x.count(), x.width);
         self.k = k;
         self.codes.resize(rows * k + PADDING, 0);
@@ -171,17 +169,17 @@ impl Out<'_> {
     }
 }
 
-struct Quantize<'a> {
-    x: &'a [bf16],
+struct Quantize<'a, T> {
+    x: &'a [T],
     out: OutRow<'a>,
 }
 
-impl Kernel for Quantize<'_> {
+impl<T: Float> Kernel for Quantize<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Quantize { x, out } = self;
         for (i, (x, codes)) in x.chunks_exact(SCALED).zip(out.codes.chunks_exact_mut(SCALED)).enumerate() {
-            let (first, last) = (bf16::load(s, &x[..LANES]), bf16::load(s, &x[LANES..]));
+            let (first, last) = (T::load(s, &x[..LANES]), T::load(s, &x[LANES..]));
             let zero = s.splat(0.0);
             let max = s.max(s.max(first, s.sub(zero, first)), s.max(last, s.sub(zero, last)));
             // 0, or NaN where an element is not finite.

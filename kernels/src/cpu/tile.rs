@@ -60,7 +60,15 @@ pub(crate) struct Block<'a, X> {
     pub(crate) columns: Range<usize>,
 }
 
-impl<X> Block<'_, X> {
+impl<'a, X> Block<'a, X> {
+    /// The block of quantised inputs, whatever type they had.
+    pub(super) fn quantized(self) -> Block<'a, f32> {
+        let Block { input: Rows { width, quantized, .. }, bias, out, out_width, out_column, rows, columns } =
+            self;
+        let input = Rows { quantized, ..Rows::new(&[], width) };
+        Block { input, bias, out, out_width, out_column, rows, columns }
+    }
+
     /// Input rows of `k` elements that stay in the second-level cache while the columns go by.
     pub(crate) fn rows_in_cache(k: usize) -> usize {
         const BYTES: usize = 256 * 1024;

@@ -47,7 +47,7 @@ pub struct FormatTraits {
     pub block_bytes: usize,
     /// Type of the scales that lie apart.
     pub scales: Option<DType>,
-    /// The type of the activations that it meets.
+    /// The type of the activations that it meets; blocks of GGUF files can meet f32 too.
     pub compute: DType,
     /// CUDA kernels decode it, where K is a multiple of this; elsewhere it is decoded on its way to the GPU.
     pub cuda_k: Option<usize>,

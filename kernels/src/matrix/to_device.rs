@@ -11,6 +11,7 @@ impl Matrix {
     /// there, or differs in format, becomes floats.
     pub(crate) fn concatenated(to: &Allocator<'_>, shape: Shape, parts: &[&Matrix]) -> Result<Matrix> {
         let format = parts.first().map_or(Format::Float(DType::F32), |part| part.format);
+        let compute = format.traits().compute;
         let [.., _, k] = *shape.dims() else { return Matrix::of_floats(to, shape, parts) };
         let decoded_there = format.traits().cuda_k.is_some_and(|multiple| k.is_multiple_of(multiple));
         if !decoded_there || parts.iter().any(|part| part.format != format) {
@@ -30,7 +31,14 @@ impl Matrix {
             }
             Format::Mxfp4 => {
                 let (values, scales) = (joined(|part| Some(&part.values))?, joined(|part| part.scales())?);
-                Ok(Matrix { format, shape, values, scales: Some(scales), scale_block: parts[0].scale_block })
+                Ok(Matrix {
+                    format,
+                    shape,
+                    values,
+                    scales: Some(scales),
+                    scale_block: parts[0].scale_block,
+                    compute,
+                })
             }
             Format::Fp8 => {
                 let columns = parts[0].scale_block[1];
@@ -40,7 +48,14 @@ impl Matrix {
                 let of_scales = [rows / SCALE_ROWS, k.div_ceil(columns)];
                 let values = joined(|part| Some(&part.values))?;
                 let scales = to.filled(of_scales, DType::F32, || gpu_scales(of_scales, parts))?;
-                Ok(Matrix { format, shape, values, scales: Some(scales), scale_block: [SCALE_ROWS, columns] })
+                Ok(Matrix {
+                    format,
+                    shape,
+                    values,
+                    scales: Some(scales),
+                    scale_block: [SCALE_ROWS, columns],
+                    compute,
+                })
             }
         }
     }

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::{
     check::Check,
-    multiply::{Multiply, for_compute},
+    multiply::{Multiply, for_compute, with_rows},
 };
 use crate::{
     CpuDevice, DType, Device, Format, Matrix, Result, Tensor, View, ViewMut,
@@ -161,7 +161,7 @@ fn multiply<X: Multiply>(cpu: &CpuDevice, out: ViewMut<'_>, x: View<'_>, linear:
             }
         });
     };
-    X::with_rows(cpu, Rows::new(x.as_slice()?, linear.in_features), linear.weights(), run);
+    with_rows(cpu, Rows::new(x.as_slice()?, linear.in_features), linear.weights(), run);
     Ok(())
 }
 

@@ -4,41 +4,32 @@ use half::{bf16, f16};
 
 use crate::{
     CpuDevice, DType, Format, Isa, Matrix,
-    cpu::{Block, Input, Product, Rows, multiply_packed, with_quantized},
+    cpu::{Block, Input, Product, Rows, multiply_coded, multiply_packed, with_quantized},
 };
 
 /// A type of activations, for products with all weights that meet it.
 pub(super) trait Multiply: Input {
-    /// Calls `with` with the rows as the weights need them.
-    fn with_rows<'w, R>(
-        cpu: &CpuDevice,
-        x: Rows<'_, Self>,
-        weights: impl Iterator<Item = &'w Matrix>,
-        with: impl FnOnce(Rows<'_, Self>) -> R,
-    ) -> R;
     /// A block of the product with `weight`, which lies in host memory and meets activations of this type.
     fn multiply(isa: Isa, weight: &Matrix, block: Block<'_, Self>);
 }
 
-impl Multiply for bf16 {
-    fn with_rows<'w, R>(
-        cpu: &CpuDevice,
-        x: Rows<'_, bf16>,
-        weights: impl Iterator<Item = &'w Matrix>,
-        with: impl FnOnce(Rows<'_, bf16>) -> R,
-    ) -> R {
-        let mut groups = Vec::new();
-        for own in weights.filter_map(|weight| weight.packed().ok()??.groups()) {
-            if !groups.contains(&own) {
-                groups.push(own);
-            }
+/// Calls `with` with the rows as the weights need them: quantised too, where one is coded.
+pub(super) fn with_rows<'w, X: Multiply, R>(
+    cpu: &CpuDevice,
+    x: Rows<'_, X>,
+    weights: impl Iterator<Item = &'w Matrix>,
+    with: impl FnOnce(Rows<'_, X>) -> R,
+) -> R {
+    let mut groups = Vec::new();
+    for own in weights.filter_map(|weight| weight.packed().ok()??.groups()) {
+        if !groups.contains(&own) {
+            groups.push(own);
         }
-        if groups.is_empty() {
-            return with(x);
-        }
-        with_quantized(cpu.isa, &cpu.pool, x, &groups, with)
     }
+    if groups.is_empty() { with(x) } else { with_quantized(cpu.isa, &cpu.pool, x, &groups, with) }
+}
 
+impl Multiply for bf16 {
     fn multiply(isa: Isa, weight: &Matrix, block: Block<'_, bf16>) {
         match weight.packed() {
             Ok(Some(packed)) => multiply_packed(isa, packed, block),
@@ -48,19 +39,11 @@ impl Multiply for bf16 {
 }
 
 impl Multiply for f32 {
-    fn with_rows<'w, R>(
-        _: &CpuDevice,
-        x: Rows<'_, f32>,
-        _: impl Iterator<Item = &'w Matrix>,
-        with: impl FnOnce(Rows<'_, f32>) -> R,
-    ) -> R {
-        with(x)
-    }
-
     fn multiply(isa: Isa, weight: &Matrix, block: Block<'_, f32>) {
         let floats = weight.values().view();
-        match weight.format() {
-            Format::Float(DType::F16) => isa.run(Product::<f16> { weight: floats.elements(), block }),
+        match (weight.packed(), weight.format()) {
+            (Ok(Some(packed)), _) => multiply_coded(isa, packed, block),
+            (_, Format::Float(DType::F16)) => isa.run(Product::<f16> { weight: floats.elements(), block }),
             _ => isa.run(Product::<f32> { weight: floats.elements(), block }),
         }
     }

@@ -200,6 +200,31 @@ fn linear_with_coded_formats() {
     }
 }
 
+/// Blocks can meet f32 too.
+#[test]
+fn linear_with_blocks_that_meet_f32() {
+    let (n, k, of) = (48, 512, Format::Blocks(BlockType::Q4K));
+    let x = Random::new(3).floats(20 * k, 1.0);
+    let layer = || {
+        let meeting_f32 = |part: LinearPart| LinearPart { weight: part.weight.meeting_f32(), ..part };
+        Linear::new(parts(of, true, &[n], k, 1).into_iter().map(meeting_f32).collect()).unwrap()
+    };
+    let inputs: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+    let expected = in_f64(&parts(of, true, &[n], k, 1), &inputs, k);
+    for device in every_device() {
+        let layer = layer().to_device(&device).unwrap();
+        let run = |rows: usize| {
+            let mut out = empty(&device, [rows, n], DType::F32);
+            let input = upload(&device, [rows, k], &x[..rows * k]);
+            super::linear(&device, out.view_mut().unwrap(), input.view(), &layer).unwrap();
+            to_vec::<f32>(&device, &out)
+        };
+        let tolerance = if is_coded(of, &device) { 0.03 } else { 1e-6 };
+        assert_near(&run(20), &expected, tolerance, &kind(&device));
+        assert_same_bits(&run(1), &run(20)[..n], &kind(&device));
+    }
+}
+
 /// A fault stays with its row, and is not hidden.
 #[test]
 fn inputs_that_are_not_finite_give_nan() {

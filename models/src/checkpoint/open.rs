@@ -12,7 +12,7 @@ use super::{
     Checkpoint, Shard, Stored,
     files::{Files, SINGLE, map},
 };
-use crate::{LoadError, ModelSource, demo, safetensors_header, weights::Pass};
+use crate::{LoadError, ModelSource, Quantization, demo, safetensors_header, weights::Pass};
 
 impl Checkpoint {
     /// Opens a model's `model.safetensors`, or the shards that its index names. What tensors there are, and in which of
@@ -20,7 +20,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// Names the file, and the tensor where there is one, for whatever contradicts the real bytes.
-    pub fn open(source: &ModelSource) -> Result<Checkpoint, LoadError> {
+    pub fn open(source: &ModelSource, quantization: Option<Quantization>) -> Result<Checkpoint, LoadError> {
         let dir = match source {
             ModelSource::Directory(dir) => dir,
             // A GGUF model is no checkpoint: nothing will be found there.
@@ -33,7 +33,7 @@ impl Checkpoint {
         };
         let files = Files::of(dir)?;
         let shards = files.open(map)?.into_iter().map(|(file, bytes)| Shard { file, bytes }).collect();
-        Ok(Checkpoint { index: files.index, ..Checkpoint::of_shards(files.to_blame, shards)? })
+        Ok(Checkpoint { index: files.index, quantization, ..Checkpoint::of_shards(files.to_blame, shards)? })
     }
 
     fn of_shards(file: PathBuf, shards: Vec<Shard>) -> Result<Checkpoint, LoadError> {
@@ -55,6 +55,7 @@ impl Checkpoint {
         let mut entries = tensors.values().flat_map(|stored| &stored.places);
         let has_bf16 = entries.any(|(_, entry)| entry.dtype == Dtype::BF16);
         let compute = if has_bf16 { DType::BF16 } else { DType::F32 };
-        Ok(Checkpoint { file, index: BTreeMap::new(), shards, tensors, compute, pass: Pass::Load })
+        let (index, quantization, pass) = (BTreeMap::new(), None, Pass::Load);
+        Ok(Checkpoint { file, index, shards, tensors, compute, quantization, pass })
     }
 }

@@ -32,7 +32,7 @@ fn directory(files: &[(&str, &[u8])]) -> TempDir {
 }
 
 fn open(dir: &Path) -> Result<Checkpoint, LoadError> {
-    Checkpoint::open(&ModelSource::Directory(dir.into()))
+    Checkpoint::open(&ModelSource::Directory(dir.into()), None)
 }
 
 fn refusal(bytes: &[u8]) -> String {

@@ -1,13 +1,13 @@
 //! What the families read alike: sizes, heads, norms, context length.
 
 use mosu_kernels::{
-    DType, Format,
+    DType,
     ops::{AttentionMask, NormKind},
 };
 
 use crate::{
     AttentionSpec, DecoderSpec, EmbeddingSpec, FfnSpec, HeadSpec, LayerSpec, LoadError, Mixer, NormSpec,
-    RopeScaling,
+    Quantization, RopeScaling,
     config_json::ConfigJson,
     families::{limits::MAX_VOCAB, rope},
 };
@@ -30,7 +30,7 @@ pub(super) struct Base {
     pub norm: NormSpec,
     pub head: HeadSpec,
     dtype: Option<DType>,
-    packed: Option<Format>,
+    quantization: Option<Quantization>,
 }
 
 impl Base {
@@ -45,7 +45,7 @@ impl Base {
 
     /// Reads everything but the rotation: there is none, or layers differ in it.
     pub fn without_rope(config: &ConfigJson, defaults: &Defaults) -> Result<Base, LoadError> {
-        let packed = packed(config)?;
+        let quantization = Quantization::read(config)?;
         let keys = &defaults.keys;
         let hidden_size = config.count(config.first_of(keys.hidden_size), MAX_WIDTH)?;
         let eps = config.optional_number(config.first_of(keys.norm_eps))?.unwrap_or(defaults.norm_eps);
@@ -64,7 +64,7 @@ impl Base {
                 softcap: None,
             },
             dtype: dtype(config)?,
-            packed,
+            quantization,
         })
     }
 
@@ -88,7 +88,7 @@ impl Base {
             layers,
             head: self.head,
             dtype: self.dtype,
-            packed: self.packed,
+            quantization: self.quantization,
         }
     }
 
@@ -173,20 +173,6 @@ pub(super) fn check_groups(
     }
     let message = format!("expected a divisor of num_attention_heads ({num_heads}), found {num_kv_heads}");
     Err(config.error(key, message))
-}
-
-/// The format of a quantised checkpoint: MXFP4 experts, or FP8 matrices with a scale per 128 x 128 block.
-fn packed(config: &ConfigJson) -> Result<Option<Format>, LoadError> {
-    let remedy = "is not supported; use the f32, f16 or bf16 checkpoint";
-    config.refuse("compression_config", &format!("a quantised checkpoint {remedy}"))?;
-    let Some(section) = config.section("quantization_config")? else { return Ok(None) };
-    match section.optional_text("quant_method")? {
-        Some("mxfp4") => Ok(Some(Format::Mxfp4)),
-        Some("fp8") if section.indices("weight_block_size")? == [128, 128] => Ok(Some(Format::Fp8)),
-        Some("fp8") => Err(section.error("weight_block_size", "only [128, 128] is supported")),
-        Some(method) => Err(config.error("quantization_config", format!("method `{method}` {remedy}"))),
-        None => Err(config.error("quantization_config", format!("a method without a name {remedy}"))),
-    }
 }
 
 /// transformers 5 writes `dtype`, the hub's files have `torch_dtype`.

@@ -84,7 +84,7 @@ fn absurd_values_are_errors_that_name_the_key() {
         ("hidden_act", json!("relu")),
         ("dtype", json!("float8_e4m3fn")),
         ("torch_dtype", json!("int8")),
-        ("quantization_config", json!({"quant_method": "gptq"})),
+        ("quantization_config", json!({"quant_method": "exl2"})),
         ("partial_rotary_factor", json!(0.5)),
         ("rope_scaling", json!("linear")),
         ("rope_scaling", json!({"rope_type": "ntk", "factor": 2.0})),

@@ -93,7 +93,7 @@ impl Planned {
                 // Random weights need no layout but the plainest.
                 (Box::new(weights), TensorNames::for_dummy(spec))
             }
-            LoadFormat::Auto => (weight_files::open(source)?, family.names.clone()),
+            LoadFormat::Auto => (weight_files::open(source, spec)?, family.names.clone()),
         };
         let counted = Allocator::planning(device);
         let (mut planned, ignored_tensors) = weights::plan(&mut *weights, spec, &names, &counted)?;

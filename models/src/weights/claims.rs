@@ -105,7 +105,7 @@ impl<'a> Claims<'a> {
     fn matrix(&mut self, module: &str, shape: [usize; 2]) -> Result<Matrix, LoadError> {
         let matrix = self.source.claim_matrix(&format!("{}{module}", self.prefix), shape)?;
         self.count(matrix.size_in_bytes(), 1 + usize::from(matrix.scales().is_some()));
-        self.check_compute(&format!("{module}.weight"), matrix.format())?;
+        self.check_compute(&format!("{module}.weight"), matrix.format(), matrix.compute())?;
         Ok(matrix)
     }
 
@@ -124,7 +124,7 @@ impl<'a> Claims<'a> {
             let tensors = 1 + usize::from(matrix.scales().is_some());
             self.count(matrix.size_in_bytes(), if index == 0 { tensors } else { 0 });
         }
-        matrices.iter().try_for_each(|matrix| self.check_compute(name, matrix.format()))?;
+        matrices.iter().try_for_each(|matrix| self.check_compute(name, matrix.format(), matrix.compute()))?;
         Ok(Some(matrices))
     }
 
@@ -139,13 +139,17 @@ impl<'a> Claims<'a> {
     /// The pieces `shape` of a tensor of floats `[count, shape..]`, which meet activations.
     fn matrices(&mut self, name: &str, count: usize, shape: [usize; 2]) -> Result<Vec<Tensor>, LoadError> {
         let tensors = self.stack(name, count, Shape::new(shape))?;
-        tensors.iter().try_for_each(|tensor| self.check_compute(name, Format::Float(tensor.dtype())))?;
+        let check = |tensor: &Tensor| {
+            let dtype = tensor.dtype();
+            self.check_compute(name, Format::Float(dtype), dtype.compute())
+        };
+        tensors.iter().try_for_each(check)?;
         Ok(tensors)
     }
 
-    fn check_compute(&mut self, name: &str, found: Format) -> Result<(), LoadError> {
-        let compute = *self.compute.get_or_insert(found.traits().compute);
-        if found.traits().compute == compute {
+    fn check_compute(&mut self, name: &str, found: Format, meets: DType) -> Result<(), LoadError> {
+        let compute = *self.compute.get_or_insert(meets);
+        if meets == compute {
             return Ok(());
         }
         let message = format!("is {found}, but the matrices before it compute in {compute}; convert it");
@@ -208,7 +212,8 @@ impl<'a> Claims<'a> {
         let name = format!("{module}.weight");
         let weight = self.tensor(&name, stored)?;
         if role == Role::Matrix {
-            self.check_compute(&name, Format::Float(weight.dtype()))?;
+            let dtype = weight.dtype();
+            self.check_compute(&name, Format::Float(dtype), dtype.compute())?;
         }
         Ok(weight)
     }

@@ -9,7 +9,7 @@ use crate::{
         experts::{Expert, Experts},
         gated_activation::{Glu, gated_row},
         linear::Blocks,
-        multiply::{Multiply, for_compute},
+        multiply::{Multiply, for_compute, with_rows},
     },
 };
 
@@ -98,7 +98,7 @@ fn gate_up<X: Multiply>(
             }
         });
     };
-    X::with_rows(cpu, Rows { select: Some(rows), ..Rows::new(x, hidden) }, weights, run);
+    with_rows(cpu, Rows { select: Some(rows), ..Rows::new(x, hidden) }, weights, run);
     Ok(())
 }
 
@@ -159,7 +159,7 @@ fn down<X: Multiply>(
             }
         });
     };
-    X::with_rows(cpu, Rows::new(input, intermediate), weights, run);
+    with_rows(cpu, Rows::new(input, intermediate), weights, run);
     Ok(())
 }
 
