@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use mosu_models::{Batch, LogitRow, LogitToken, PendingToken};
+use mosu_models::{Batch, KvPlaces, LogitRow, LogitToken, PendingToken};
 
 use crate::{
     active_request::ActiveRequest,
@@ -22,9 +22,10 @@ pub(crate) fn build_batch(
 ) -> Result<(), String> {
     batch.clear();
     batch.cu_seqlens_q.push(0);
+    batch.kv.resize_with(scheduler.blocks.num_groups(), KvPlaces::default);
     let block_size = scheduler.blocks.block_size();
     for Scheduled { id, .. } in plan {
-        let width = scheduler.running_mut(*id).map_or(0, |sequence| sequence.kv.blocks().len());
+        let width = scheduler.running_mut(*id).map_or(0, |sequence| sequence.kv.width());
         batch.block_table_width = batch.block_table_width.max(width);
     }
     let mut num_draws = 0;
@@ -42,24 +43,27 @@ pub(crate) fn build_batch(
     Ok(())
 }
 
-/// The sequence's tokens at `positions`, their places in the KV cache, and its block table.
+/// The sequence's tokens at `positions`, their places in the KV cache, and its block tables.
 fn add_rows(batch: &mut Batch, sequence: &Sequence, positions: Range<usize>, block_size: usize) {
-    let blocks = sequence.kv.blocks();
-    let end = positions.end;
+    batch.context_lens.push(positions.end as u32);
+    let table_entries = batch.num_sequences() * batch.block_table_width;
+    for (places, blocks) in batch.kv.iter_mut().zip(sequence.kv.groups()) {
+        let slot = |position: usize| {
+            blocks.ids()[position / block_size] as usize * block_size + position % block_size
+        };
+        places.slot_mapping.extend(positions.clone().map(|position| slot(position) as u32));
+        places.block_tables.extend_from_slice(blocks.ids());
+        places.block_tables.resize(table_entries, 0);
+    }
     for position in positions {
-        let slot = blocks[position / block_size] as usize * block_size + position % block_size;
         let token = sequence.tokens.get(position);
         if token.is_none() {
             batch.pending.push(PendingToken { row: batch.num_rows() as u32, drawn_by: sequence.drawn_by });
         }
         batch.token_ids.push(token.copied().unwrap_or(0));
         batch.positions.push(position as u32);
-        batch.slot_mapping.push(slot as u32);
     }
     batch.cu_seqlens_q.push(batch.num_rows() as u32);
-    batch.context_lens.push(end as u32);
-    batch.block_tables.extend_from_slice(blocks);
-    batch.block_tables.resize(batch.num_sequences() * batch.block_table_width, 0);
 }
 
 /// Asks for the log-probabilities of the prompt's tokens that follow those at `positions`, the batch's last rows.
@@ -91,12 +95,15 @@ fn add_draw(batch: &mut Batch, sequence: &mut Sequence, number: u32, request: &A
 
 #[cfg(test)]
 mod tests {
+    use mosu_models::{KvGroups, KvReach};
+
     use super::*;
     use crate::{block_manager::BlockManager, sequence::SequenceId};
 
     #[test]
     fn a_sequence_that_does_not_run_is_an_error() {
-        let mut scheduler = Scheduler::new(BlockManager::new(4, 16), 64, 8);
+        let mut scheduler =
+            Scheduler::new(BlockManager::new(4, KvGroups::new(vec![KvReach::Full], 16, 64)), 64, 8);
         let plan = [Scheduled { id: SequenceId { request: 7, choice: 0 }, positions: 0..3 }];
         let error = build_batch(&mut Batch::default(), &plan, &mut scheduler, &BTreeMap::new()).unwrap_err();
         assert!(error.contains("request: 7") && error.ends_with("is planned but does not run"), "{error}");

@@ -240,7 +240,7 @@ impl EngineOptions {
             vocab_size: info.vocab_size,
             context: info.max_model_len,
             num_kv_blocks: info.num_kv_blocks,
-            block_size: info.block_size,
+            kv_groups: info.kv_groups.clone(),
             max_waiting_requests: self.max_waiting_requests,
         }
     }
@@ -255,7 +255,7 @@ impl EngineOptions {
             option: "kv_cache_bytes",
             message: format!("gives {} KV blocks; at most {} can be counted", info.num_kv_blocks, u32::MAX),
         })?;
-        let blocks = BlockManager::new(num_blocks, info.block_size);
+        let blocks = BlockManager::new(num_blocks, info.kv_groups.clone());
         Ok(CoreParts {
             overlap: self.overlap && model.is_asynchronous(),
             model: Box::new(model),

@@ -24,6 +24,7 @@
 
 mod active_request;
 mod block_manager;
+mod block_table;
 mod build_batch;
 mod core;
 mod detokenizer;
@@ -59,9 +60,9 @@ mod streams;
 pub use engine::{Engine, EngineOptions, load_sampling_defaults};
 pub use engine_thread::Admission;
 pub use mosu_models::{
-    ChatRequest, ChatTemplate, ChatTemplateError, DType, Gpu, Inspection, LoadError, LoadFormat,
-    LoadProgress, MemoryPlan, ModelInfo, ModelOptions, ModelSource, SamplingDefaults, TokenLogprobs,
-    Tokenizer, TokenizerError, gpus, inspect, limits,
+    ChatRequest, ChatTemplate, ChatTemplateError, DType, Gpu, Inspection, KvGroups, KvReach, LoadError,
+    LoadFormat, LoadProgress, MemoryPlan, ModelInfo, ModelOptions, ModelSource, SamplingDefaults,
+    TokenLogprobs, Tokenizer, TokenizerError, gpus, inspect, limits,
 };
 pub use request::{
     Event, Finish, OutputToken, PromptInfo, Request, RequestError, SamplingParams, StopConditions, Usage,

@@ -107,6 +107,8 @@ impl SplitMix64 {
 
 #[cfg(test)]
 mod tests {
+    use mosu_models::{KvGroups, KvReach};
+
     use super::*;
     use crate::{block_manager::BlockManager, prefix_hash::PrefixScope, sequence::SequenceId};
 
@@ -116,7 +118,8 @@ mod tests {
 
     /// The prompt 5 6 5 in slot 3.
     fn sequence() -> Sequence {
-        let kv = BlockManager::new(4, 16).new_table(&PrefixScope::Shared);
+        let groups = KvGroups::new(vec![KvReach::Full], 16, 16);
+        let kv = BlockManager::new(4, groups).new_table(&PrefixScope::Shared);
         let id = SequenceId { request: 0, choice: 0 };
         Sequence { slot: 3, ..Sequence::new(id, vec![5, 6, 5], kv) }
     }

@@ -1,12 +1,16 @@
 //! Whose turn it is. Pure: no clock, no randomness, no device.
 //!
 //! Every step goes first to running sequences that decode, one token each; then to running prefills; then to
-//! waiting sequences, strictly in order of age. A sequence enters with room for all its tokens, so that only
-//! decodes need more. When none is left the youngest running sequence gives its KV blocks back and waits again,
-//! to be recomputed; so the oldest can always go on, and since one sequence alone always fits, everyone ends.
+//! waiting sequences, strictly in order of age. A sequence enters with room for all its tokens, or as many as layers
+//! with a window see in a step; from then on what lies behind a window makes room for what comes. When none is left the
+//! youngest running sequence gives its KV blocks back and waits again, to be recomputed; so the oldest can always go on,
+//! and since one sequence alone always fits, everyone ends.
 //!
 //! A step can be planned *ahead*, while the one before it is computed: then what that step computes counts as
 //! computed, and the tokens that it draws as there, though nobody knows them yet.
+
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -73,13 +77,15 @@ impl Scheduler {
     /// blocks, into which the step before may still write: its plan stays empty when they do not suffice.
     pub fn schedule(&mut self, plan: &mut Vec<Scheduled>, ahead: bool) {
         plan.clear();
-        if ahead && !self.decodes_fit() {
+        self.free_unseen();
+        if ahead && !self.has_room() {
             return;
         }
-        let mut budget = self.max_batch_tokens;
         let preemptions = self.counters.preemptions;
-        self.schedule_decodes(plan, &mut budget);
-        self.schedule_prefills(plan, &mut budget);
+        self.make_room();
+        let mut budget = self.max_batch_tokens;
+        self.schedule_running(plan, &mut budget, |uncomputed| uncomputed == 1);
+        self.schedule_running(plan, &mut budget, |uncomputed| uncomputed > 1);
         // Whoever was just preempted must not take back what it gave.
         if self.counters.preemptions == preemptions {
             self.admit_waiting(plan, &mut budget);
@@ -111,7 +117,7 @@ impl Scheduler {
     pub fn commit(&mut self, scheduled: &Scheduled) -> Option<&mut Sequence> {
         let index = self.index(scheduled.id)?;
         let sequence = &mut self.running[index];
-        self.blocks.publish(&mut sequence.kv, &sequence.tokens, scheduled.positions.end);
+        self.blocks.cache_full_blocks(&mut sequence.kv, &sequence.tokens, scheduled.positions.end);
         Some(sequence)
     }
 
@@ -121,7 +127,7 @@ impl Scheduler {
         running.retain_mut(|sequence| {
             let kept = keep(sequence.id);
             if !kept {
-                blocks.release(&mut sequence.kv);
+                blocks.free(&mut sequence.kv);
                 free_slots.push(sequence.slot);
             }
             kept
@@ -147,7 +153,7 @@ impl Scheduler {
         if !self.waiting.iter().is_sorted_by(|older, younger| older.id < younger.id) {
             return Err("the waiting sequences are not in order of age".into());
         }
-        let holding = |sequence: &&Sequence| sequence.num_computed > 0 || !sequence.kv.blocks().is_empty();
+        let holding = |sequence: &&Sequence| sequence.num_computed > 0 || !sequence.kv.is_empty();
         if let Some(sequence) = self.waiting.iter().find(holding) {
             return Err(format!("{:?} waits but holds KV blocks", sequence.id));
         }
@@ -157,54 +163,54 @@ impl Scheduler {
         if !slots.iter().copied().eq(0..self.max_sequences as u32) {
             return Err(format!("slots are lost or shared: {slots:?}"));
         }
-        self.blocks.check_integrity(self.running.iter().map(|sequence| &sequence.kv))
+        let tables = self.running.iter().map(|sequence| (&sequence.kv, sequence.num_computed));
+        self.blocks.check_integrity(tables)
     }
 
-    /// Without preemption there is room for every decode.
-    fn decodes_fit(&self) -> bool {
-        let decodes = self.running.iter().filter(|sequence| sequence.num_uncomputed() == 1);
-        let missing = decodes.map(|sequence| self.blocks.num_missing(&sequence.kv, sequence.num_tokens()));
-        missing.sum::<usize>() <= self.blocks.num_free()
-    }
-
-    fn schedule_decodes(&mut self, plan: &mut Vec<Scheduled>, budget: &mut usize) {
-        let mut index = 0;
-        // Preemption shortens `running` from the end, behind everything that is planned already.
-        while index < self.running.len() {
-            if self.running[index].num_uncomputed() == 1 && self.make_room(index) {
-                plan.push(self.running[index].take_turn(budget));
-            }
-            index += 1;
+    /// Gives back what lies behind the windows of running sequences.
+    fn free_unseen(&mut self) {
+        for sequence in &mut self.running {
+            self.blocks.free_unseen(&mut sequence.kv, &sequence.tokens, sequence.num_computed);
         }
     }
 
-    /// Gives sequence `index` room for all its tokens, preempting the youngest. False when that was itself.
-    fn make_room(&mut self, index: usize) -> bool {
-        loop {
-            let sequence = &mut self.running[index];
+    /// Without preemption there is room for every running sequence.
+    fn has_room(&self) -> bool {
+        let missing =
+            self.running.iter().map(|sequence| self.blocks.num_missing(&sequence.kv, sequence.num_tokens()));
+        missing.sum::<usize>() <= self.blocks.num_free()
+    }
+
+    /// Gives every running sequence room for its next rows, the oldest first, preempting the youngest.
+    fn make_room(&mut self) {
+        let mut index = 0;
+        while let Some(sequence) = self.running.get_mut(index) {
             let num_tokens = sequence.num_tokens();
             if self.blocks.grow(&mut sequence.kv, num_tokens) {
-                return true;
-            }
-            let Some(youngest) = self.running.pop() else { return false };
-            self.preempt(youngest);
-            if index == self.running.len() {
-                return false;
+                index += 1;
+            } else if let Some(youngest) = self.running.pop() {
+                self.preempt(youngest);
             }
         }
     }
 
     fn preempt(&mut self, mut sequence: Sequence) {
         debug_assert_eq!(sequence.num_pending, 0, "preempted while a step is in flight");
-        self.blocks.release(&mut sequence.kv);
+        self.blocks.free(&mut sequence.kv);
         self.free_slots.push(sequence.slot);
         sequence.num_computed = 0;
         self.counters.preemptions += 1;
         self.enqueue(sequence);
     }
 
-    fn schedule_prefills(&mut self, plan: &mut Vec<Scheduled>, budget: &mut usize) {
-        for sequence in self.running.iter_mut().filter(|sequence| sequence.num_uncomputed() > 1) {
+    /// Plans the running sequences of which so many tokens are uncomputed, as far as `budget` reaches.
+    fn schedule_running(
+        &mut self,
+        plan: &mut Vec<Scheduled>,
+        budget: &mut usize,
+        wanted: impl Fn(usize) -> bool,
+    ) {
+        for sequence in self.running.iter_mut().filter(|sequence| wanted(sequence.num_uncomputed())) {
             if *budget > 0 {
                 plan.push(sequence.take_turn(budget));
             }
@@ -213,13 +219,14 @@ impl Scheduler {
 
     fn admit_waiting(&mut self, plan: &mut Vec<Scheduled>, budget: &mut usize) {
         while *budget > 0 && self.running.len() < self.max_sequences {
-            // A free KV block for each running sequence: else a newcomer would soon be preempted again.
-            let headroom = self.running.len();
+            // What each running sequence takes next stays free: else a newcomer would soon be preempted again.
+            let headroom = self.running.len() * self.blocks.num_groups();
             let (Some(sequence), Some(&slot)) = (self.waiting.front_mut(), self.free_slots.last()) else {
                 return;
             };
             let (tokens, max_cached) = (&sequence.tokens, sequence.max_cached);
-            let Some(num_cached) = self.blocks.open(&mut sequence.kv, tokens, max_cached, headroom) else {
+            let Some(num_cached) = self.blocks.allocate(&mut sequence.kv, tokens, max_cached, headroom)
+            else {
                 return;
             };
             sequence.num_computed = num_cached;
@@ -246,154 +253,5 @@ impl Sequence {
         self.num_computed += self.num_uncomputed().min(*budget);
         *budget -= self.num_computed - first;
         Scheduled { id: self.id, positions: first..self.num_computed }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::prefix_hash::PrefixScope;
-
-    const BLOCK_SIZE: usize = 4;
-
-    fn scheduler(num_blocks: u32, max_batch_tokens: usize, max_sequences: usize) -> Scheduler {
-        Scheduler::new(BlockManager::new(num_blocks, BLOCK_SIZE), max_batch_tokens, max_sequences)
-    }
-
-    /// Adds request `request` with a prompt that no other shares.
-    fn add(scheduler: &mut Scheduler, request: RequestId, prompt_len: usize) {
-        let kv = scheduler.blocks.new_table(&PrefixScope::Request(request));
-        let prompt = vec![request as u32; prompt_len];
-        scheduler.enqueue(Sequence::new(SequenceId { request, choice: 0 }, prompt, kv));
-    }
-
-    /// Plans and commits a step in which every complete sequence draws a token. Returns (request, tokens computed).
-    fn step(scheduler: &mut Scheduler) -> Vec<(RequestId, usize)> {
-        let mut plan = Vec::new();
-        scheduler.schedule(&mut plan, false);
-        let computed = plan.iter().map(|scheduled| {
-            let sequence = scheduler.commit(scheduled).unwrap();
-            if sequence.num_uncomputed() == 0 {
-                sequence.push(0);
-            }
-            (sequence.id.request, scheduled.positions.len())
-        });
-        let computed = computed.collect();
-        scheduler.check_integrity().unwrap();
-        computed
-    }
-
-    fn waiting(scheduler: &Scheduler) -> Vec<RequestId> {
-        scheduler.waiting().map(|sequence| sequence.id.request).collect()
-    }
-
-    #[test]
-    fn decodes_come_first_then_running_prefills_then_newcomers() {
-        let mut scheduler = scheduler(100, 8, 8);
-        add(&mut scheduler, 0, 2);
-        add(&mut scheduler, 1, 25);
-        assert_eq!(step(&mut scheduler), [(0, 2), (1, 6)]);
-        add(&mut scheduler, 2, 3);
-        assert_eq!(step(&mut scheduler), [(0, 1), (1, 7)]);
-        assert_eq!(step(&mut scheduler), [(0, 1), (1, 7)]);
-        assert_eq!(step(&mut scheduler), [(0, 1), (1, 5), (2, 2)]);
-        assert_eq!(step(&mut scheduler), [(0, 1), (1, 1), (2, 1)]);
-    }
-
-    #[test]
-    fn newcomers_enter_strictly_in_order() {
-        let mut scheduler = scheduler(8, 64, 8);
-        add(&mut scheduler, 0, 16);
-        step(&mut scheduler);
-        add(&mut scheduler, 1, 20);
-        add(&mut scheduler, 2, 1);
-        assert_eq!(step(&mut scheduler), [(0, 1)], "2 would fit, but it came after 1");
-        scheduler.remove(1);
-        assert_eq!(step(&mut scheduler), [(0, 1), (2, 1)]);
-    }
-
-    #[test]
-    fn every_running_sequence_advances_whatever_the_limits() {
-        let mut scheduler = scheduler(100, 3, 50);
-        (0..5).for_each(|request| add(&mut scheduler, request, 1));
-        for _ in 0..4 {
-            assert_eq!(step(&mut scheduler), [(0, 1), (1, 1), (2, 1)]);
-        }
-        assert_eq!(waiting(&scheduler), [3, 4]);
-    }
-
-    #[test]
-    fn the_youngest_makes_room_and_comes_back_when_there_is_room() {
-        let mut scheduler = scheduler(5, 64, 8);
-        add(&mut scheduler, 0, 7);
-        add(&mut scheduler, 1, 3);
-        assert_eq!(step(&mut scheduler), [(0, 7), (1, 3)]);
-        add(&mut scheduler, 2, 3);
-        // 2 + 1 KV blocks are held; one must stay free for each of the two who run.
-        assert_eq!(step(&mut scheduler), [(0, 1), (1, 1)]);
-        assert_eq!(step(&mut scheduler), [(0, 1), (1, 1)]);
-        for _ in 0..3 {
-            step(&mut scheduler);
-        }
-        assert_eq!(scheduler.blocks.num_used(), 5);
-        assert_eq!(step(&mut scheduler), [(0, 1)], "0 needs a fourth KV block");
-        assert_eq!((scheduler.counters().preemptions, waiting(&scheduler)), (1, vec![1, 2]));
-        scheduler.remove(0);
-        assert_eq!(step(&mut scheduler), [(1, 5), (2, 3)], "4 tokens of 1 are still in the prefix cache");
-    }
-
-    #[test]
-    fn ahead_of_results_nobody_loses_kv_blocks() {
-        let mut scheduler = scheduler(3, 64, 8);
-        add(&mut scheduler, 0, 3);
-        add(&mut scheduler, 1, 3);
-        assert_eq!(step(&mut scheduler), [(0, 3), (1, 3)]);
-        assert_eq!(step(&mut scheduler), [(0, 1), (1, 1)]);
-        let mut plan = Vec::new();
-        scheduler.schedule(&mut plan, true);
-        assert_eq!(plan, [], "both need a KV block, and one is free");
-        assert_eq!(step(&mut scheduler), [(0, 1)]);
-        assert_eq!((scheduler.counters().preemptions, waiting(&scheduler)), (1, vec![1]));
-    }
-
-    #[test]
-    fn a_step_ahead_builds_on_tokens_that_are_being_drawn() {
-        let mut scheduler = scheduler(8, 64, 8);
-        (0..3).for_each(|request| add(&mut scheduler, request, 3));
-        let mut plan = Vec::new();
-        scheduler.schedule(&mut plan, false);
-        // Request 1 ends with what is being drawn.
-        for request in [0, 2] {
-            scheduler.running_mut(SequenceId { request, choice: 0 }).unwrap().num_pending += 1;
-        }
-        scheduler.schedule(&mut plan, true);
-        let planned: Vec<_> = plan.iter().map(|part| (part.id.request, part.positions.clone())).collect();
-        assert_eq!(planned, [(0, 3..4), (2, 3..4)]);
-        scheduler.schedule(&mut plan, true);
-        assert_eq!(plan, [], "nobody has a token more");
-    }
-
-    #[test]
-    fn a_sequence_that_is_alone_fills_the_cache() {
-        let mut scheduler = scheduler(3, 64, 8);
-        add(&mut scheduler, 0, 1);
-        add(&mut scheduler, 1, 1);
-        for _ in 0..12 {
-            assert_eq!(step(&mut scheduler)[0], (0, 1));
-        }
-        assert_eq!((scheduler.blocks.num_used(), waiting(&scheduler)), (3, vec![1]));
-    }
-
-    #[test]
-    fn choices_are_as_old_as_their_request() {
-        let mut scheduler = scheduler(100, 64, 1);
-        add(&mut scheduler, 0, 4);
-        add(&mut scheduler, 1, 4);
-        step(&mut scheduler);
-        let kv = scheduler.blocks.new_table(&PrefixScope::Request(0));
-        scheduler.enqueue(Sequence::new(SequenceId { request: 0, choice: 1 }, vec![0; 4], kv));
-        assert_eq!(waiting(&scheduler), [0, 1]);
-        scheduler.remove(0);
-        assert_eq!((waiting(&scheduler), scheduler.blocks.num_used()), (vec![1], 0));
     }
 }

@@ -13,7 +13,7 @@ pub struct Stats {
     /// Sequences that wait for their turn or, preempted, for their next. A request's choices beyond the first
     /// count from when its prompt is computed.
     pub waiting_sequences: usize,
-    /// KV blocks of the cache.
+    /// KV blocks of the cache, each of which holds some tokens for one group of layers.
     pub kv_blocks_total: usize,
     /// KV blocks held by sequences; those that only the prefix cache remembers do not count.
     pub kv_blocks_used: usize,

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use mosu_models::MAX_BIASED_TOKENS;
+use mosu_models::{KvGroups, MAX_BIASED_TOKENS};
 
 use crate::{Request, RequestError, SamplingParams, StopConditions};
 
@@ -24,7 +24,7 @@ pub(crate) struct Limits {
     /// Tokens of prompt and output that the model can take.
     pub context: usize,
     pub num_kv_blocks: usize,
-    pub block_size: usize,
+    pub kv_groups: KvGroups,
     /// Places in the queue; each choice takes one.
     pub max_waiting_requests: usize,
 }
@@ -32,7 +32,7 @@ pub(crate) struct Limits {
 impl Limits {
     /// Tokens that one sequence may have: what both the context and the KV cache hold.
     pub fn max_sequence_tokens(&self) -> usize {
-        self.context.min(self.num_kv_blocks.saturating_mul(self.block_size))
+        self.context.min(self.kv_groups.tokens_in(self.num_kv_blocks))
     }
 }
 
@@ -97,7 +97,7 @@ fn output_tokens(request: &Request, limits: &Limits) -> Result<usize, RequestErr
         return Err(RequestError::ContextLength { prompt_tokens, max_tokens: asked, context });
     }
     // The last token drawn is never computed.
-    let needed = (prompt_tokens + asked.saturating_sub(1)).div_ceil(limits.block_size);
+    let needed = limits.kv_groups.blocks_for(prompt_tokens + asked.saturating_sub(1));
     if needed > limits.num_kv_blocks {
         return Err(RequestError::CacheTooSmall { needed, available: limits.num_kv_blocks });
     }
@@ -148,10 +148,14 @@ fn tokens(
 
 #[cfg(test)]
 mod tests {
+    use mosu_models::KvReach;
+
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { vocab_size: 100, context: 64, num_kv_blocks: 3, block_size: 16, max_waiting_requests: 500 };
+    fn limits() -> Limits {
+        let kv_groups = KvGroups::new(vec![KvReach::Full], 16, 20);
+        Limits { vocab_size: 100, context: 64, num_kv_blocks: 3, kv_groups, max_waiting_requests: 500 }
+    }
 
     fn request(change: impl FnOnce(&mut Request)) -> Request {
         let mut request = Request::new(vec![1, 2, 3]);
@@ -191,7 +195,7 @@ mod tests {
             ("stop.min_tokens", |r| r.stop.min_tokens = 46),
         ];
         for (expected, change) in cases {
-            match validate(&request(change), &LIMITS) {
+            match validate(&request(change), &limits()) {
                 Err(RequestError::Invalid { field, .. }) => assert_eq!(field, *expected),
                 other => panic!("{expected}: {other:?}"),
             }
@@ -209,46 +213,61 @@ mod tests {
             r.sampling.logit_bias = vec![(99, -100.0)];
             (r.stop.max_tokens, r.stop.min_tokens) = (Some(40), 40);
         });
-        assert_eq!(validate(&bounds, &LIMITS), Ok(40));
-        assert!(validate(&request(|r| r.stop.max_tokens = Some(0)), &LIMITS).is_err());
+        assert_eq!(validate(&bounds, &limits()), Ok(40));
+        assert!(validate(&request(|r| r.stop.max_tokens = Some(0)), &limits()).is_err());
         let scoring = request(|r| (r.stop.max_tokens, r.prompt_logprobs) = (Some(0), Some(1)));
-        assert_eq!(validate(&scoring, &LIMITS), Ok(0));
+        assert_eq!(validate(&scoring, &limits()), Ok(0));
     }
 
     #[test]
     fn what_cannot_fit_is_refused_with_both_numbers() {
         let long = request(|r| r.stop.max_tokens = Some(62));
         let context = RequestError::ContextLength { prompt_tokens: 3, max_tokens: 62, context: 64 };
-        assert_eq!(validate(&long, &LIMITS), Err(context));
+        assert_eq!(validate(&long, &limits()), Err(context));
         let huge = request(|r| r.stop.max_tokens = Some(usize::MAX));
-        assert!(matches!(validate(&huge, &LIMITS), Err(RequestError::ContextLength { .. })));
+        assert!(matches!(validate(&huge, &limits()), Err(RequestError::ContextLength { .. })));
         let no_room = request(|r| r.prompt = vec![1; 64]);
         let context = RequestError::ContextLength { prompt_tokens: 64, max_tokens: 1, context: 64 };
-        assert_eq!(validate(&no_room, &LIMITS), Err(context));
+        assert_eq!(validate(&no_room, &limits()), Err(context));
 
-        assert_eq!(validate(&request(|r| r.stop.max_tokens = Some(46)), &LIMITS), Ok(46));
+        assert_eq!(validate(&request(|r| r.stop.max_tokens = Some(46)), &limits()), Ok(46));
         let too_many = request(|r| r.stop.max_tokens = Some(47));
         assert_eq!(
-            validate(&too_many, &LIMITS),
+            validate(&too_many, &limits()),
             Err(RequestError::CacheTooSmall { needed: 4, available: 3 })
         );
         let too_many = request(|r| r.prompt = vec![1; 49]);
         assert_eq!(
-            validate(&too_many, &LIMITS),
+            validate(&too_many, &limits()),
             Err(RequestError::CacheTooSmall { needed: 4, available: 3 })
+        );
+    }
+
+    #[test]
+    fn what_lies_behind_a_window_needs_no_room() {
+        let sliding = KvReach::Sliding { window: 10 };
+        let groups = |reaches: &[KvReach]| KvGroups::new(reaches.into(), 16, 8);
+        // 10 + 7 positions are in at most 2 KV blocks.
+        let limits = Limits { kv_groups: groups(&[sliding]), num_kv_blocks: 2, ..limits() };
+        assert_eq!(validate(&request(|r| r.prompt = vec![1; 63]), &limits), Ok(1));
+        let limits = Limits { kv_groups: groups(&[KvReach::Full, sliding]), num_kv_blocks: 5, ..limits };
+        assert_eq!(limits.max_sequence_tokens(), 48);
+        assert_eq!(
+            validate(&request(|r| r.prompt = vec![1; 49]), &limits),
+            Err(RequestError::CacheTooSmall { needed: 6, available: 5 })
         );
     }
 
     #[test]
     fn without_max_tokens_the_output_fills_context_or_cache() {
-        assert_eq!(validate(&request(|_| ()), &LIMITS), Ok(45));
-        let large = Limits { num_kv_blocks: 100, ..LIMITS };
+        assert_eq!(validate(&request(|_| ()), &limits()), Ok(45));
+        let large = Limits { num_kv_blocks: 100, ..limits() };
         assert_eq!(validate(&request(|_| ()), &large), Ok(61));
     }
 
     #[test]
     fn more_choices_than_the_queue_holds_are_refused() {
-        let small = Limits { max_waiting_requests: 4, ..LIMITS };
+        let small = Limits { max_waiting_requests: 4, ..limits() };
         assert!(validate(&request(|r| r.n = 4), &small).is_ok());
         assert!(matches!(
             validate(&request(|r| r.n = 5), &small),

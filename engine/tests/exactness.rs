@@ -2,7 +2,8 @@
 //! whole or in chunks, from a cold cache or a prefix hit, after a preemption, with any number of threads.
 //!
 //! On the processor the demonstration model runs all of it, on the simulated GPU a smaller one, since there a second
-//! is long. Both are bf16, with grouped-query attention, qk-norm and routed experts.
+//! is long. Both are bf16, with grouped-query attention, qk-norm and routed experts. On both a model whose sliding windows
+//! are shorter than prompts and chunks does the same.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // clippy takes a test file's functions for library code
 
@@ -65,6 +66,30 @@ fn gpu() -> Option<&'static Setup> {
     SETUP.get_or_init(setup).as_ref()
 }
 
+/// A model with sliding windows of 20 tokens on every other layer.
+fn sliding(device: &str) -> Setup {
+    Setup {
+        options: EngineOptions { threads: Some(2), ..small(device, "sliding") },
+        question: "What is mosu, and how do I serve a model with it?",
+        companies: &[2, 5],
+        chunks: &[1, 16, 48, 4096],
+        long: 40,
+        cache_tokens: 208,
+        ..Setup::default()
+    }
+}
+
+fn sliding_cpu() -> &'static Setup {
+    static SETUP: OnceLock<Setup> = OnceLock::new();
+    SETUP.get_or_init(|| sliding("cpu"))
+}
+
+fn sliding_gpu() -> Option<&'static Setup> {
+    static SETUP: OnceLock<Option<Setup>> = OnceLock::new();
+    let setup = || Some(Setup { companies: &[3], chunks: &[16, 4096], ..sliding(cuda()?) });
+    SETUP.get_or_init(setup).as_ref()
+}
+
 /// The simulated GPU, or a real one with `MOSU_TEST_CUDA=real`; `None` where it is not built.
 fn cuda() -> Option<&'static str> {
     cusim::for_tests().unwrap().then_some("cuda:0")
@@ -92,6 +117,12 @@ macro_rules! on_every_device {
         }
         mod on_gpu {
             $(#[test] fn $test() { if let Some(setup) = super::gpu() { super::$test(setup); } })*
+        }
+        mod sliding_on_cpu {
+            $(#[test] fn $test() { super::$test(super::sliding_cpu()); })*
+        }
+        mod sliding_on_gpu {
+            $(#[test] fn $test() { if let Some(setup) = super::sliding_gpu() { super::$test(setup); } })*
         }
     };
 }
@@ -267,6 +298,26 @@ fn a_preemption_does_not_matter(setup: &Setup) {
     let Stats { preemptions, kv_blocks_total, kv_blocks_used, .. } = engine.stats();
     assert!(preemptions > 0, "no sequence was preempted among {kv_blocks_total} KV blocks");
     assert_eq!((found, kv_blocks_used), (expected, 0));
+}
+
+/// A prompt of 229 tokens in KV blocks for 160 that all layers see: what lies behind the windows makes room.
+#[test]
+fn a_prompt_longer_than_all_layers_could_keep_is_answered() {
+    for setup in [Some(sliding_cpu()), sliding_gpu()].into_iter().flatten() {
+        let mut request = Request { n: 1, ..setup.probe() };
+        request.prompt.extend_from_within(..30);
+        assert_eq!(request.prompt.len(), 229);
+        let bytes_per_token = setup.engine().model_info().kv_bytes_per_token as usize;
+        let engine = setup.start(|options| {
+            options.max_batch_tokens = Some(16);
+            options.kv_cache_bytes = Some(160 * bytes_per_token);
+        });
+        let most = engine.max_model_len();
+        assert_eq!((most, engine.model_info().num_kv_blocks), (256, 20));
+        let expected = answer(setup.engine(), request.clone());
+        assert_eq!(answer(&engine, request), expected);
+        assert_eq!(engine.stats().preemptions, 0);
+    }
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! A model whose next token is a hash of the whole prefix, computed from a shadow of the KV cache: whoever reads a
+//! A model whose next token is a hash of all that a row sees, computed from a shadow of the KV cache: whoever reads a
 //! wrong KV slot draws other tokens, and is found at once. Every batch is checked to the letter.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    ops::Range,
     sync::{
         Arc,
         mpsc::{Receiver, Sender},
@@ -10,8 +11,8 @@ use std::{
 };
 
 use mosu_models::{
-    Batch, Joining, LogitFault, LogitOutput, LogitRow, LogitToken, SampleParams, StepOutput, TokenLogprobs,
-    TokenPiece,
+    Batch, Joining, KvGroups, KvReach, LogitFault, LogitOutput, LogitRow, LogitToken, SampleParams,
+    StepOutput, TokenLogprobs, TokenPiece,
 };
 
 use crate::{
@@ -35,10 +36,10 @@ pub(crate) const FAULT_TOKEN: u32 = VOCAB_SIZE - 2;
 /// What a KV slot stands for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Slot {
-    token: u32,
+    group: usize,
     position: u32,
-    /// Hash of the tokens up to this one.
-    prefix: u64,
+    /// Hash of the token and of what its row saw in all groups, and so of what those saw.
+    value: u64,
 }
 
 /// What goes wrong, in which step from 0.
@@ -50,7 +51,7 @@ pub(crate) enum Fault {
 
 /// The scripted model.
 pub(crate) struct ScriptedModel {
-    block_size: usize,
+    groups: KvGroups,
     slots: Vec<Option<Slot>>,
     written: HashSet<u32>,
     steps: u64,
@@ -66,10 +67,10 @@ pub(crate) struct ScriptedModel {
 }
 
 impl ScriptedModel {
-    pub fn new(num_blocks: u32, block_size: usize) -> ScriptedModel {
+    pub fn new(num_blocks: u32, groups: KvGroups) -> ScriptedModel {
         ScriptedModel {
-            block_size,
-            slots: vec![None; num_blocks as usize * block_size],
+            slots: vec![None; num_blocks as usize * groups.block_size()],
+            groups,
             written: HashSet::new(),
             steps: 0,
             in_flight: VecDeque::new(),
@@ -89,35 +90,44 @@ impl ScriptedModel {
         self.drawn[batch.pending[index].drawn_by as usize]
     }
 
-    /// Checks the rows of one sequence against the shadow, and writes them. Returns each row's prefix hash.
+    /// Checks the rows of one sequence against the shadow, and writes them. Returns each row's value.
     fn run_sequence(&mut self, batch: &Batch, sequence: usize) -> Vec<u64> {
         let rows = batch.cu_seqlens_q[sequence] as usize..batch.cu_seqlens_q[sequence + 1] as usize;
         let context_len = batch.context_lens[sequence] as usize;
-        let width = batch.block_table_width;
-        let table = &batch.block_tables[sequence * width..][..width];
-        let slot_of = |position: usize| {
-            table[position / self.block_size] as usize * self.block_size + position % self.block_size
-        };
         assert!(!rows.is_empty() && rows.len() <= context_len);
         let first = context_len - rows.len();
-        let mut prefix = 0;
-        for position in 0..first {
-            let slot = self.slots[slot_of(position)].expect("a slot was never written");
-            prefix = extend(prefix, slot.token);
-            let expected = Slot { position: position as u32, prefix, ..slot };
-            assert_eq!(slot, expected, "sequence {sequence} reads another's slot at position {position}");
-        }
-        let mut prefixes = Vec::with_capacity(rows.len());
+        let mut seen: Vec<Seen> = (0..batch.kv.len()).map(|_| Seen::default()).collect();
+        let mut values = Vec::with_capacity(rows.len());
         for (row, position) in rows.zip(first..) {
-            let (token, slot) = (self.input_token(batch, row), slot_of(position));
             assert_eq!(batch.positions[row] as usize, position);
-            assert_eq!(batch.slot_mapping[row] as usize, slot);
-            assert!(self.written.insert(slot as u32), "slot {slot} is written twice in a step");
-            prefix = extend(prefix, token);
-            self.slots[slot] = Some(Slot { token, position: position as u32, prefix });
-            prefixes.push(prefix);
+            let mut value = u64::from(self.input_token(batch, row));
+            for (group, seen) in seen.iter_mut().enumerate() {
+                let visible = self.groups.reaches()[group].first_visible(position)..position;
+                value =
+                    extend(value, seen.hash(visible, |position| self.read(batch, sequence, group, position)));
+            }
+            for (group, places) in batch.kv.iter().enumerate() {
+                let slot = self.slot(batch, sequence, group, position);
+                assert_eq!(places.slot_mapping[row] as usize, slot);
+                assert!(self.written.insert(slot as u32), "slot {slot} is written twice in a step");
+                self.slots[slot] = Some(Slot { group, position: position as u32, value });
+            }
+            values.push(value);
         }
-        prefixes
+        values
+    }
+
+    fn slot(&self, batch: &Batch, sequence: usize, group: usize, position: usize) -> usize {
+        let (width, size) = (batch.block_table_width, self.groups.block_size());
+        let table = &batch.kv[group].block_tables[sequence * width..][..width];
+        table[position / size] as usize * size + position % size
+    }
+
+    fn read(&self, batch: &Batch, sequence: usize, group: usize, position: usize) -> u64 {
+        let slot = self.slots[self.slot(batch, sequence, group, position)].expect("a slot was never written");
+        let found = (slot.group, slot.position as usize);
+        assert_eq!(found, (group, position), "sequence {sequence} reads another's slot");
+        slot.value
     }
 
     /// In one step no two draws have the same slot.
@@ -128,6 +138,27 @@ impl ScriptedModel {
                 assert!(taken.insert(seen.slot), "slot {} has two draws in a step", seen.slot);
             }
         }
+    }
+}
+
+/// The hash of the values from `first` to `end`; rows that see from the same position on continue it.
+#[derive(Default)]
+struct Seen {
+    first: usize,
+    end: usize,
+    hash: u64,
+}
+
+impl Seen {
+    fn hash(&mut self, visible: Range<usize>, value_at: impl Fn(usize) -> u64) -> u64 {
+        if visible.start != self.first {
+            *self = Seen { first: visible.start, end: visible.start, hash: 0 };
+        }
+        for position in self.end..visible.end {
+            self.hash = SplitMix64(self.hash ^ value_at(position)).next();
+        }
+        self.end = visible.end;
+        self.hash
     }
 }
 
@@ -148,15 +179,18 @@ impl StepModel for ScriptedModel {
         }
         self.written.clear();
         assert_eq!(batch.cu_seqlens_q.len(), batch.num_sequences() + 1);
-        assert_eq!(batch.block_tables.len(), batch.num_sequences() * batch.block_table_width);
+        assert_eq!(batch.kv.len(), self.groups.count());
+        let table_entries = batch.num_sequences() * batch.block_table_width;
+        assert!(batch.kv.iter().all(|places| places.block_tables.len() == table_entries));
+        assert!(batch.kv.iter().all(|places| places.slot_mapping.len() == batch.num_rows()));
         assert_eq!(batch.cu_seqlens_q.last().map(|&end| end as usize), Some(batch.num_rows()));
         let sequences = 0..batch.num_sequences();
-        let prefixes: Vec<u64> = sequences.flat_map(|sequence| self.run_sequence(batch, sequence)).collect();
+        let values: Vec<u64> = sequences.flat_map(|sequence| self.run_sequence(batch, sequence)).collect();
         assert!(batch.logit_rows.is_sorted_by(|a, b| a.row < b.row), "logit rows ascend");
         self.check_slots(batch);
         let rows = batch.logit_rows.iter();
         let rows: Vec<LogitOutput> =
-            rows.map(|row| logits(row, prefixes[row.row as usize], &mut self.seen)).collect();
+            rows.map(|row| logits(row, values[row.row as usize], &mut self.seen)).collect();
         let draws = batch.logit_rows.iter().zip(&rows);
         let draws = draws.filter(|(row, _)| matches!(row.token, LogitToken::Sampled(_)));
         self.drawn = draws.map(|(_, row)| row.token).collect();
@@ -171,9 +205,9 @@ impl StepModel for ScriptedModel {
     }
 }
 
-/// Hash of a prefix and one token more.
-fn extend(prefix: u64, token: u32) -> u64 {
-    SplitMix64(prefix ^ u64::from(token)).next()
+/// Hash of a hash and one word more.
+fn extend(hash: u64, word: u64) -> u64 {
+    SplitMix64(hash ^ word.rotate_left(17)).next()
 }
 
 fn logits(row: &LogitRow, prefix: u64, slots: &mut HashMap<u32, BTreeMap<u32, u32>>) -> LogitOutput {
@@ -181,7 +215,7 @@ fn logits(row: &LogitRow, prefix: u64, slots: &mut HashMap<u32, BTreeMap<u32, u3
         LogitToken::Given(token) => *token,
         LogitToken::Sampled(params) => draw(prefix, params, slots),
     };
-    let logprob = |token| -((extend(prefix, token) >> 40) as f32);
+    let logprob = |token: u32| -((extend(prefix, u64::from(token)) >> 40) as f32);
     let logprobs = row.logprobs.map(|count| TokenLogprobs {
         logprob: logprob(token),
         rank: 1,
@@ -203,7 +237,7 @@ fn draw(prefix: u64, params: &SampleParams, slots: &mut HashMap<u32, BTreeMap<u3
         slots.get_mut(&seen.slot).expect("a slot was never loaded")
     });
     for (&id, &output_count) in counts.iter().flat_map(|counts| counts.iter()) {
-        word = word.wrapping_add(extend(u64::from(id), output_count));
+        word = word.wrapping_add(extend(u64::from(id), u64::from(output_count)));
     }
     let mut token = (word % u64::from(FAULT_TOKEN)) as u32;
     if let Some(&(favourite, _)) = params.logit_bias.iter().find(|(_, bias)| *bias >= 100.0) {
@@ -239,10 +273,12 @@ impl TokenPieces for ScriptedText {
 }
 
 /// The size of a scripted engine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Size {
     pub num_blocks: u32,
     pub block_size: usize,
+    /// Of each group of layers.
+    pub reaches: Vec<KvReach>,
     pub max_batch_tokens: usize,
     pub max_sequences: usize,
     pub prefix_cache: bool,
@@ -254,6 +290,7 @@ impl Default for Size {
         Size {
             num_blocks: 64,
             block_size: 4,
+            reaches: vec![KvReach::Full],
             max_batch_tokens: 64,
             max_sequences: 16,
             prefix_cache: true,
@@ -263,12 +300,16 @@ impl Default for Size {
 }
 
 impl Size {
+    pub fn groups(&self) -> KvGroups {
+        KvGroups::new(self.reaches.clone(), self.block_size, self.max_batch_tokens)
+    }
+
     pub fn model(&self) -> ScriptedModel {
-        ScriptedModel::new(self.num_blocks, self.block_size)
+        ScriptedModel::new(self.num_blocks, self.groups())
     }
 
     pub fn parts(&self, model: ScriptedModel) -> CoreParts {
-        let blocks = BlockManager::new(self.num_blocks, self.block_size);
+        let blocks = BlockManager::new(self.num_blocks, self.groups());
         CoreParts {
             model: Box::new(model),
             rules: TextRules {
@@ -288,7 +329,7 @@ impl Size {
             vocab_size: VOCAB_SIZE as usize,
             context: 200,
             num_kv_blocks: self.num_blocks as usize,
-            block_size: self.block_size,
+            kv_groups: self.groups(),
             max_waiting_requests: 8,
         }
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    Event, Finish, OutputToken, PromptInfo, Request, RequestError, Stats, Usage,
+    Event, Finish, KvReach, OutputToken, PromptInfo, Request, RequestError, Stats, Usage,
     active_request::Submission,
     core::Core,
     queue::Queue,
@@ -37,6 +37,14 @@ impl Dice {
 
     fn one_in(&mut self, count: usize) -> bool {
         self.up_to(count - 1) == 0
+    }
+
+    fn reach(&mut self) -> KvReach {
+        match self.up_to(3) {
+            0 => KvReach::Chunked { chunk: 1 + self.up_to(30) },
+            1 => KvReach::Full,
+            _ => KvReach::Sliding { window: 1 + self.up_to(20) },
+        }
     }
 
     fn token(&mut self) -> u32 {
@@ -108,10 +116,16 @@ struct Episode {
 impl Episode {
     fn new(seed: u64) -> Episode {
         let mut dice = Dice(SplitMix64(seed));
+        let reaches: Vec<KvReach> = if dice.one_in(2) {
+            vec![KvReach::Full]
+        } else {
+            (0..=dice.up_to(2)).map(|_| dice.reach()).collect()
+        };
         let size = Size {
-            num_blocks: 6 + dice.up_to(34) as u32,
+            num_blocks: (6 + dice.up_to(34) as u32) * reaches.len() as u32,
             block_size: 2 + dice.up_to(3),
             max_batch_tokens: 1 + dice.up_to(31),
+            reaches,
             max_sequences: 1 + dice.up_to(7),
             prefix_cache: !dice.one_in(4),
             overlap: !dice.one_in(3),
@@ -234,7 +248,7 @@ impl Episode {
             if last && let Some(caller) = self.callers.remove(&id) {
                 let poisoned = !caller.request.sampling.logit_bias.is_empty();
                 assert_eq!(caller.told.end.as_ref().is_some_and(Result::is_err), poisoned);
-                let alone = run_alone(&caller.request, &self.limits, self.size.block_size);
+                let alone = run_alone(&caller.request, &self.limits, &self.size);
                 assert_eq!(caller.told.without_cache(), alone, "{:?}", caller.request);
             }
         }
@@ -255,15 +269,16 @@ impl Episode {
 }
 
 /// What the request is told by an engine that has room for it and nothing else to do.
-fn run_alone(request: &Request, limits: &Limits, block_size: usize) -> Told {
-    let num_blocks = (request.n as usize * limits.max_sequence_tokens()).div_ceil(block_size) as u32 + 1;
+fn run_alone(request: &Request, limits: &Limits, size: &Size) -> Told {
+    let tokens = request.n as usize * limits.max_sequence_tokens();
+    let num_blocks = (tokens.div_ceil(size.block_size) as u32 + 1) * size.reaches.len() as u32;
     let size = Size {
         num_blocks,
-        block_size,
         max_batch_tokens: 1024,
         max_sequences: 128,
         prefix_cache: false,
         overlap: false,
+        ..size.clone()
     };
     let mut core = Core::new(size.parts(size.model()));
     let place = Queue::new(usize::MAX, usize::MAX).enter().unwrap();

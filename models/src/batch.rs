@@ -4,7 +4,7 @@ use mosu_kernels::ops::{SampleParams, TokenLogprobs};
 
 /// One step's input. Rows of all sequences lie one after another; prefill chunks and decodes mix freely.
 ///
-/// T rows in all, S sequences; a sequence's rows are consecutive positions.
+/// T rows in all, S sequences, G groups of layers; a sequence's rows are consecutive positions.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// `[T]` input token of each row.
@@ -13,15 +13,13 @@ pub struct Batch {
     pub pending: Vec<PendingToken>,
     /// `[T]` position of each row in its sequence, from 0.
     pub positions: Vec<u32>,
-    /// `[T]` where the row's key and value go: `kv_block * block_size + offset`.
-    pub slot_mapping: Vec<u32>,
     /// `[S + 1]` first row of each sequence, then T.
     pub cu_seqlens_q: Vec<u32>,
     /// `[S]` tokens of each sequence in the KV cache once this step's rows are written.
     pub context_lens: Vec<u32>,
-    /// `[S, block_table_width]` KV blocks of each sequence in order; unused entries are 0.
-    pub block_tables: Vec<u32>,
-    /// Entries per row of `block_tables`.
+    /// `[G]` where each group of layers has keys and values: see [`KvGroups`](crate::KvGroups).
+    pub kv: Vec<KvPlaces>,
+    /// Entries per row of all block tables.
     pub block_table_width: usize,
     /// Rows whose logits are wanted, in ascending order of row, and what for. A row may be wanted more than once.
     pub logit_rows: Vec<LogitRow>,
@@ -33,10 +31,9 @@ impl Batch {
         self.token_ids.clear();
         self.pending.clear();
         self.positions.clear();
-        self.slot_mapping.clear();
         self.cu_seqlens_q.clear();
         self.context_lens.clear();
-        self.block_tables.clear();
+        self.kv.iter_mut().for_each(KvPlaces::clear);
         self.block_table_width = 0;
         self.logit_rows.clear();
     }
@@ -49,6 +46,23 @@ impl Batch {
     /// S, the number of sequences.
     pub fn num_sequences(&self) -> usize {
         self.context_lens.len()
+    }
+}
+
+/// Where the layers of one group have the keys and values of a step.
+#[derive(Clone, Debug, Default)]
+pub struct KvPlaces {
+    /// `[T]` where the row's key and value go: `kv_block * block_size + offset`.
+    pub slot_mapping: Vec<u32>,
+    /// `[S, block_table_width]` KV blocks of each sequence in order. Entries of which no row sees anything are never
+    /// read, and 0: those behind the tokens, and those that lie behind what the group's layers look back to.
+    pub block_tables: Vec<u32>,
+}
+
+impl KvPlaces {
+    fn clear(&mut self) {
+        self.slot_mapping.clear();
+        self.block_tables.clear();
     }
 }
 

@@ -5,7 +5,10 @@ use mosu_kernels::{
     ops::{MAX_BIASED_TOKENS, MAX_SUPPRESSED},
 };
 
-use crate::{Batch, LogitRow, LogitToken, PendingToken, SampleParams, SeenTokens, kv_cache::BLOCK_SIZE};
+use crate::{
+    Batch, KvGroups, KvPlaces, KvReach, LogitRow, LogitToken, PendingToken, SampleParams, SeenTokens,
+    kv_cache::BLOCK_SIZE,
+};
 
 /// Why a step was not computed. The KV cache may hold the rows of a step that failed on the device.
 #[derive(Debug, thiserror::Error)]
@@ -31,13 +34,14 @@ fn wrong(field: &'static str, message: String) -> StepError {
 }
 
 /// The model's limits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct BatchLimits {
     pub max_rows: usize,
     pub max_sequences: usize,
     pub vocab_size: usize,
     pub max_model_len: usize,
     pub num_blocks: usize,
+    pub kv_groups: KvGroups,
 }
 
 impl BatchLimits {
@@ -87,11 +91,16 @@ impl BatchLimits {
         }
         let lengths = [
             ("positions", batch.positions.len(), Some(rows)),
-            ("slot_mapping", batch.slot_mapping.len(), Some(rows)),
             ("cu_seqlens_q", batch.cu_seqlens_q.len(), Some(sequences + 1)),
-            ("block_tables", batch.block_tables.len(), sequences.checked_mul(batch.block_table_width)),
+            ("kv", batch.kv.len(), Some(self.kv_groups.count())),
         ];
-        for (field, found, expected) in lengths {
+        let table_entries = sequences.checked_mul(batch.block_table_width);
+        let of_groups = batch.kv.iter().flat_map(|places| {
+            let KvPlaces { slot_mapping, block_tables } = places;
+            let tables = ("block_tables", block_tables.len(), table_entries);
+            [("slot_mapping", slot_mapping.len(), Some(rows)), tables]
+        });
+        for (field, found, expected) in lengths.into_iter().chain(of_groups) {
             if Some(found) != expected {
                 return Err(wrong(field, format!("{found} entries, expected {expected:?}")));
             }
@@ -104,38 +113,58 @@ impl BatchLimits {
         Ok(())
     }
 
-    /// A sequence's rows are its last positions, and lie where its block table says.
+    /// A sequence's rows are its last positions, and lie where its block tables say.
     fn check_sequence(&self, batch: &Batch, sequence: usize) -> Result<(), StepError> {
-        let first = batch.cu_seqlens_q[sequence] as usize;
-        let end = batch.cu_seqlens_q[sequence + 1] as usize;
+        let rows = batch.cu_seqlens_q[sequence] as usize..batch.cu_seqlens_q[sequence + 1] as usize;
         let context_len = batch.context_lens[sequence] as usize;
-        if context_len < end - first || context_len > self.max_model_len {
+        if context_len < rows.len() || context_len > self.max_model_len {
             let message = format!(
                 "sequence {sequence} has {} rows and {context_len} tokens, at most {}",
-                end - first,
+                rows.len(),
                 self.max_model_len
             );
             return Err(wrong("context_lens", message));
         }
         let width = batch.block_table_width;
-        let table = &batch.block_tables[sequence * width..][..width];
-        let table = table.get(..context_len.div_ceil(BLOCK_SIZE)).ok_or_else(|| {
-            wrong("block_table_width", format!("{width} is too short for {context_len} tokens"))
-        })?;
-        if let Some(block) = table.iter().find(|&&block| block as usize >= self.num_blocks) {
-            let message = format!("KV block {block} of sequence {sequence}: there are {}", self.num_blocks);
-            return Err(wrong("block_tables", message));
+        if context_len > width.saturating_mul(BLOCK_SIZE) {
+            let message = format!("{width} is too short for {context_len} tokens");
+            return Err(wrong("block_table_width", message));
         }
-        for (row, position) in (first..end).zip(context_len - (end - first)..) {
+        for (row, position) in rows.clone().zip(context_len - rows.len()..) {
             if batch.positions[row] as usize != position {
                 let message =
                     format!("row {row} is at {}, expected position {position}", batch.positions[row]);
                 return Err(wrong("positions", message));
             }
-            let slot = table[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;
-            if batch.slot_mapping[row] as usize != slot {
-                let message = format!("row {row} has {}, expected {slot}", batch.slot_mapping[row]);
-                return Err(wrong("slot_mapping", message));
+        }
+        for (group, (places, reach)) in batch.kv.iter().zip(self.kv_groups.reaches()).enumerate() {
+            let table = &places.block_tables[sequence * width..][..width];
+            let slots = &places.slot_mapping[rows.clone()];
+            self.check_places(table, slots, context_len, *reach).map_err(|(field, message)| {
+                wrong(field, format!("group {group}: sequence {sequence}: {message}"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// One group's block table `[width]` of a sequence, and the slots of its rows, which are its last tokens.
+    fn check_places(
+        &self,
+        table: &[u32],
+        slots: &[u32],
+        context_len: usize,
+        reach: KvReach,
+    ) -> Result<(), (&'static str, String)> {
+        let first = context_len - slots.len();
+        let seen = &table[reach.first_visible(first) / BLOCK_SIZE..context_len.div_ceil(BLOCK_SIZE)];
+        if let Some(block) = seen.iter().find(|&&block| block as usize >= self.num_blocks) {
+            return Err(("block_tables", format!("KV block {block}: there are {}", self.num_blocks)));
+        }
+        for (slot, position) in slots.iter().zip(first..) {
+            let expected = table[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;
+            if *slot as usize != expected {
+                let message = format!("position {position} has slot {slot}, expected {expected}");
+                return Err(("slot_mapping", message));
             }
         }
         Ok(())

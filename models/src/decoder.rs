@@ -13,7 +13,8 @@ use crate::{
     DecoderSpec, EmbeddingSpec, FfnActivation, HeadSpec,
     inputs::Inputs,
     kv_cache::KvBlocks,
-    plan::{MemoryPlan, spare_blocks},
+    kv_layout::KvLayout,
+    plan::{MemoryPlan, padding_blocks},
     position_tables::PositionTables,
     weights::{DecoderWeights, FfnWeights, LayerWeights, NetworkWeights, NormWeights},
     workspace::{Scratch, Workspace},
@@ -43,7 +44,8 @@ impl Decoder {
     ) -> Result<Decoder> {
         let (device, compute) = (to.device().clone(), weights.compute());
         let tables = PositionTables::new(to, &spec, plan.max_model_len)?;
-        let cache = KvBlocks::new(to, &spec, compute, plan.num_kv_blocks + spare_blocks(&device))?;
+        let blocks = plan.num_kv_blocks + padding_blocks(&device);
+        let cache = KvBlocks::new(to, &spec, &KvLayout::new(&spec), compute, blocks)?;
         let workspace = Workspace::new(to, &spec, compute, max_rows)?;
         Ok(Decoder { device, spec, weights, tables, cache, workspace, decoded: false })
     }
@@ -158,6 +160,12 @@ impl Decoder {
         let Decoder { device, spec, weights, workspace: w, .. } = self;
         let (t, h) = (inputs.rows, spec.hidden_size);
         project(device, spec, weights, w.normed.get([t, h])?, &mut w.logits)
+    }
+
+    /// The KV blocks, to spoil.
+    #[cfg(test)]
+    pub fn cache_mut(&mut self) -> &mut KvBlocks {
+        &mut self.cache
     }
 
     /// The logits of all rows of this step are there.

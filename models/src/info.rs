@@ -3,7 +3,7 @@
 use mosu_kernels::{DType, Device, Format};
 
 use crate::{
-    DecoderSpec, ModelOptions, end_tokens::EndTokens, kv_cache::BLOCK_SIZE, plan::MemoryPlan,
+    DecoderSpec, KvGroups, ModelOptions, end_tokens::EndTokens, kv_cache::BLOCK_SIZE, plan::MemoryPlan,
     weights::DecoderWeights,
 };
 
@@ -30,14 +30,16 @@ pub struct ModelInfo {
     pub active_weight_bytes: u64,
     /// Bytes of the KV cache.
     pub kv_cache_bytes: u64,
-    /// Bytes that one token takes in the KV cache.
+    /// Bytes that one token takes in the KV cache, as long as all layers see it.
     pub kv_bytes_per_token: u64,
     /// Bytes of activations, planned at load.
     pub workspace_bytes: u64,
     /// All shares of the device's memory.
     pub memory: MemoryPlan,
-    /// KV blocks.
+    /// KV blocks, each of which holds some tokens for one group of layers.
     pub num_kv_blocks: usize,
+    /// How many of them sequences need.
+    pub kv_groups: KvGroups,
     /// Tokens per KV block.
     pub block_size: usize,
     /// The longest sequence in tokens; one such sequence always fits the KV cache.
@@ -89,6 +91,7 @@ impl ModelInfo {
             workspace_bytes: plan.workspace,
             memory: plan.clone(),
             num_kv_blocks: plan.num_kv_blocks,
+            kv_groups: plan.kv_groups.clone(),
             block_size: BLOCK_SIZE,
             max_model_len: plan.max_model_len,
             max_batch_tokens: options.max_rows(),

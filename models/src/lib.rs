@@ -20,6 +20,8 @@ mod info;
 mod inputs;
 mod inspect;
 mod kv_cache;
+mod kv_groups;
+mod kv_layout;
 mod memory;
 mod model;
 mod plan;
@@ -39,13 +41,14 @@ mod weight_files;
 mod weights;
 mod workspace;
 
-pub use batch::{Batch, LogitFault, LogitOutput, LogitRow, LogitToken, PendingToken, StepOutput};
+pub use batch::{Batch, KvPlaces, LogitFault, LogitOutput, LogitRow, LogitToken, PendingToken, StepOutput};
 pub use batch_check::StepError;
 pub use chat_template::{ChatRequest, ChatTemplate, ChatTemplateError};
 pub use error::LoadError;
 pub use info::ModelInfo;
 pub use inspect::{Inspection, TokenizerFacts, inspect};
 pub use kv_cache::BLOCK_SIZE;
+pub use kv_groups::{KvGroups, KvReach};
 pub use model::{LoadFormat, LoadProgress, Model, ModelOptions, USUAL_TOKENS};
 pub use mosu_kernels::{
     DType, Device, Gpu, KernelError, gpus, limits,

@@ -3,6 +3,8 @@
 mod load;
 mod options;
 mod progress;
+#[cfg(test)]
+mod tests;
 
 use mosu_kernels::{Device, Result as DeviceResult};
 

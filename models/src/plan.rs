@@ -4,8 +4,8 @@ mod planner;
 
 use std::fmt;
 
-use crate::{error::Size, kv_cache::BLOCK_SIZE};
-pub(crate) use planner::{Planner, spare_blocks, table_entries};
+use crate::{KvGroups, error::Size};
+pub(crate) use planner::{Planner, padding_blocks, table_entries};
 
 /// The shares of a device's memory, in bytes. Nothing else is taken of it as long as the model lives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,16 +26,18 @@ pub struct MemoryPlan {
     pub scratch: u64,
     /// What drawing tokens takes.
     pub sampler: u64,
-    /// KV blocks that fill recorded steps up.
-    pub spare_kv_blocks: u64,
+    /// KV blocks for the rows that fill captured steps up.
+    pub padding_kv_blocks: u64,
     /// The KV blocks of sequences.
     pub kv_cache: u64,
     /// Left to the driver of a GPU; on the processor, to other programs.
     pub kept_free: u64,
     /// The longest sequence, in tokens.
     pub max_model_len: usize,
-    /// KV blocks of each layer.
+    /// KV blocks, each of which holds some tokens for one group of layers.
     pub num_kv_blocks: usize,
+    /// How many of them sequences need.
+    pub kv_groups: KvGroups,
 }
 
 impl MemoryPlan {
@@ -48,7 +50,7 @@ impl MemoryPlan {
             self.inputs,
             self.scratch,
             self.sampler,
-            self.spare_kv_blocks,
+            self.padding_kv_blocks,
             self.kv_cache,
         ];
         shares.into_iter().fold(0, u64::saturating_add)
@@ -66,7 +68,7 @@ impl MemoryPlan {
 
     /// How many of the longest sequences the KV cache holds at once.
     pub fn concurrency(&self) -> usize {
-        self.num_kv_blocks / self.max_model_len.div_ceil(BLOCK_SIZE).max(1)
+        self.kv_groups.sequences_in(self.num_kv_blocks, self.max_model_len)
     }
 
     /// Every share by its name, without those that are nothing; last what is left, if it fits.
@@ -82,7 +84,7 @@ impl MemoryPlan {
             ("step inputs", self.inputs),
             ("kernels' scratch", self.scratch),
             ("sampler", self.sampler),
-            ("spare KV blocks", self.spare_kv_blocks),
+            ("padding KV blocks", self.padding_kv_blocks),
             ("KV cache", self.kv_cache),
             (kept, self.kept_free),
         ];

@@ -6,10 +6,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use mosu_kernels::{CudaDevice, CudaGraph, Result};
 
-use crate::{Batch, kv_cache::BLOCK_SIZE, workspace::LOGIT_ROWS};
+use crate::{Batch, KvPlaces, kv_cache::BLOCK_SIZE, workspace::LOGIT_ROWS};
 
 /// KV blocks for the rows that fill a step up: a slot for each.
-pub(crate) const SPARE_BLOCKS: usize = LOGIT_ROWS / BLOCK_SIZE;
+pub(crate) const PADDING_BLOCKS: usize = LOGIT_ROWS / BLOCK_SIZE;
 
 /// What distinguishes recordings: both are powers of two, so that there are few.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,18 +25,18 @@ pub(crate) struct RecordedSteps {
     recordings: HashMap<StepShape, Option<CudaGraph>>,
     max_rows: usize,
     max_table_entries: usize,
-    /// First of the spare KV blocks.
-    spare_block: u32,
+    /// First of the padding KV blocks.
+    padding_block: u32,
     /// A batch, filled up to its shape.
     padded: Batch,
 }
 
 impl RecordedSteps {
     /// None yet. Steps have at most `max_rows` rows and block tables of `max_table_entries` in all; the KV blocks from
-    /// `spare_block` on are no sequence's.
-    pub fn new(max_rows: usize, max_table_entries: usize, spare_block: u32) -> RecordedSteps {
+    /// `padding_block` on are no sequence's.
+    pub fn new(max_rows: usize, max_table_entries: usize, padding_block: u32) -> RecordedSteps {
         let recordings = HashMap::new();
-        RecordedSteps { recordings, max_rows, max_table_entries, spare_block, padded: Batch::default() }
+        RecordedSteps { recordings, max_rows, max_table_entries, padding_block, padded: Batch::default() }
     }
 
     /// The shape of a checked batch, if it is a decode of all its rows.
@@ -55,7 +55,7 @@ impl RecordedSteps {
         fits.then_some(shape)
     }
 
-    /// The batch with rows and block tables added up to `shape`. The rows added are sequences of one token in the spare
+    /// The batch with rows and block tables added up to `shape`. The rows added are sequences of one token in the padding
     /// KV blocks, and nobody asks for their logits.
     pub fn pad(&mut self, batch: &Batch, shape: StepShape) -> &Batch {
         let StepShape { rows, table_width } = shape;
@@ -70,16 +70,17 @@ impl RecordedSteps {
         padded.context_lens.extend(&batch.context_lens);
         padded.context_lens.resize(rows, 1);
         padded.cu_seqlens_q.extend(0..=rows as u32);
-        for table in batch.block_tables.chunks_exact(batch.block_table_width.max(1)) {
-            padded.block_tables.extend(table);
-            padded.block_tables.resize(padded.block_tables.len().next_multiple_of(table_width), 0);
-        }
-        padded.slot_mapping.extend(&batch.slot_mapping);
-        let first_slot = self.spare_block * BLOCK_SIZE as u32;
-        for slot in (first_slot..).take(rows - batch.num_rows()) {
-            padded.slot_mapping.push(slot);
-            padded.block_tables.push(slot / BLOCK_SIZE as u32);
-            padded.block_tables.resize(padded.block_tables.len().next_multiple_of(table_width), 0);
+        // Layers of different groups write to the same slots, each before it reads.
+        let slots = (self.padding_block * BLOCK_SIZE as u32..).take(rows - batch.num_rows());
+        padded.kv.resize_with(batch.kv.len(), KvPlaces::default);
+        for (padded, kv) in padded.kv.iter_mut().zip(&batch.kv) {
+            for table in kv.block_tables.chunks_exact(batch.block_table_width.max(1)) {
+                add_table(&mut padded.block_tables, table, table_width);
+            }
+            slots.clone().for_each(|slot| {
+                add_table(&mut padded.block_tables, &[slot / BLOCK_SIZE as u32], table_width)
+            });
+            padded.slot_mapping.extend(kv.slot_mapping.iter().copied().chain(slots.clone()));
         }
         padded
     }
@@ -109,6 +110,12 @@ impl RecordedSteps {
     }
 }
 
+/// Adds a block table, filled up to `width` entries.
+fn add_table(tables: &mut Vec<u32>, table: &[u32], width: usize) {
+    tables.extend(table);
+    tables.resize(tables.len().next_multiple_of(width), 0);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,14 +123,17 @@ mod tests {
 
     fn decode(contexts: &[u32], width: usize) -> Batch {
         let rows = 0..contexts.len() as u32;
+        let kv = |group: u32| KvPlaces {
+            slot_mapping: rows.clone().map(|row| 16 * row + group).collect(),
+            block_tables: (0..contexts.len() * width).map(|i| 50 * group + i as u32).collect(),
+        };
         let logit_row = |row| LogitRow { row, token: LogitToken::Given(0), logprobs: None };
         Batch {
             token_ids: rows.clone().map(|row| 40 + row).collect(),
             positions: contexts.iter().map(|context| context - 1).collect(),
-            slot_mapping: rows.clone().map(|row| 16 * row).collect(),
             cu_seqlens_q: (0..=contexts.len() as u32).collect(),
             context_lens: contexts.into(),
-            block_tables: (0..contexts.len() * width).map(|i| i as u32).collect(),
+            kv: (0..2).map(kv).collect(),
             block_table_width: width,
             pending: vec![PendingToken { row: 1, drawn_by: 5 }],
             logit_rows: rows.map(logit_row).collect(),
@@ -139,10 +149,14 @@ mod tests {
         let padded = steps.pad(&batch, shape);
         assert_eq!(padded.token_ids, [40, 41, 42, 0]);
         assert_eq!(padded.pending, batch.pending);
-        assert_eq!(padded.slot_mapping, [0, 16, 32, 1600]);
+        assert_eq!(padded.kv[0].slot_mapping, [0, 16, 32, 1600]);
+        assert_eq!(padded.kv[1].slot_mapping, [1, 17, 33, 1600]);
         assert_eq!(padded.context_lens, [40, 33, 2, 1]);
         assert_eq!(padded.cu_seqlens_q, [0, 1, 2, 3, 4]);
-        assert_eq!(padded.block_tables, [0, 1, 2, 0, 3, 4, 5, 0, 6, 7, 8, 0, 100, 0, 0, 0]);
+        let tables = [0, 1, 2, 0, 3, 4, 5, 0, 6, 7, 8, 0, 100, 0, 0, 0];
+        assert_eq!(padded.kv[0].block_tables, tables);
+        let tables = [50, 51, 52, 0, 53, 54, 55, 0, 56, 57, 58, 0, 100, 0, 0, 0];
+        assert_eq!(padded.kv[1].block_tables, tables);
     }
 
     #[test]

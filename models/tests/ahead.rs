@@ -17,9 +17,9 @@ fn models(name: &str) -> Vec<Model> {
 }
 
 /// The next step of sequences of which nothing but their blocks is known from position `first` on. Each draws a token.
-fn step(sequences: &mut [Sequence], rows: usize, pending: bool) -> Batch {
+fn step(model: &Model, sequences: &mut [Sequence], rows: usize, pending: bool) -> Batch {
     let mut all: Vec<_> = sequences.iter_mut().map(|sequence| (sequence, rows)).collect();
-    let mut batch = advance(&mut all);
+    let mut batch = advance(model, &mut all);
     let is_last = |row: u32| batch.cu_seqlens_q[1..].contains(&(row + 1));
     batch.logit_rows.retain(|wanted| is_last(wanted.row));
     for wanted in &mut batch.logit_rows {
@@ -48,17 +48,19 @@ fn steps_ahead_draw_the_same_tokens() {
         let mut expected = Vec::new();
         let mut waited_for = sequences(count);
         for i in 0..count {
-            model.step(&step(&mut waited_for, if i == 0 { 20 } else { 1 }, false), &mut output).unwrap();
+            model
+                .step(&step(&model, &mut waited_for, if i == 0 { 20 } else { 1 }, false), &mut output)
+                .unwrap();
             for (sequence, row) in waited_for.iter_mut().zip(&output.rows) {
                 sequence.ids[20 + i] = row.token;
             }
             expected.push(output.rows.clone());
         }
         let mut ahead = sequences(count);
-        model.start(&step(&mut ahead, 20, false)).unwrap();
+        model.start(&step(&model, &mut ahead, 20, false)).unwrap();
         for (i, expected) in expected.iter().enumerate() {
             if i + 1 < count {
-                model.start(&step(&mut ahead, 1, true)).unwrap();
+                model.start(&step(&model, &mut ahead, 1, true)).unwrap();
             }
             model.finish(&mut output).unwrap();
             assert_eq!(&output.rows, expected, "step {i}");
@@ -73,18 +75,18 @@ fn a_token_that_could_not_be_drawn_harms_no_other_row() {
         let mut alone = StepOutput::default();
         let prompt = sequences(1);
         let mut first = prompt.clone();
-        model.start(&step(&mut first, 20, false)).unwrap();
-        model.start(&step(&mut first, 1, true)).unwrap();
+        model.start(&step(&model, &mut first, 20, false)).unwrap();
+        model.start(&step(&model, &mut first, 1, true)).unwrap();
         model.finish(&mut alone).unwrap();
         model.finish(&mut alone).unwrap();
 
         let mut sequences = prompt;
-        let mut batch = step(&mut sequences, 20, false);
+        let mut batch = step(&model, &mut sequences, 20, false);
         let nothing = SampleParams { suppressed: (0..128).collect(), ..greedy_params() };
         batch.logit_rows[1].token = LogitToken::Sampled(nothing);
         let mut output = StepOutput::default();
         model.start(&batch).unwrap();
-        model.start(&step(&mut sequences, 1, true)).unwrap();
+        model.start(&step(&model, &mut sequences, 1, true)).unwrap();
         model.finish(&mut output).unwrap();
         assert_eq!(output.rows[1].fault, Some(LogitFault::NoToken));
         model.finish(&mut output).unwrap();
@@ -98,24 +100,24 @@ fn steps_out_of_order_and_wrong_tokens_are_refused() {
         let mut output = StepOutput::default();
         let refused = |result: Result<(), StepError>| result.unwrap_err().to_string();
         assert_eq!(refused(model.finish(&mut output)), "no step is in flight: start one");
-        let early = step(&mut sequences(1), 20, true);
+        let early = step(&model, &mut sequences(1), 20, true);
         assert!(
             refused(model.start(&early)).starts_with("batch: pending.drawn_by: 0: the step before drew 0")
         );
         let mut sequences = sequences(3);
-        model.start(&step(&mut sequences, 20, false)).unwrap();
+        model.start(&step(&model, &mut sequences, 20, false)).unwrap();
         for (pending, message) in [
             ([(0, 0), (0, 1)], "pending.row"),
             ([(0, 0), (3, 1)], "pending.row"),
             ([(0, 0), (1, 3)], "pending.drawn_by"),
         ] {
-            let mut batch = step(&mut sequences.clone(), 1, false);
+            let mut batch = step(&model, &mut sequences.clone(), 1, false);
             batch.pending = pending.map(|(row, drawn_by)| PendingToken { row, drawn_by }).into();
             let error = refused(model.start(&batch));
             assert!(error.starts_with(&format!("batch: {message}")), "{error}");
         }
-        model.start(&step(&mut sequences, 1, true)).unwrap();
-        let error = refused(model.start(&step(&mut sequences, 1, true)));
+        model.start(&step(&model, &mut sequences, 1, true)).unwrap();
+        let error = refused(model.start(&step(&model, &mut sequences, 1, true)));
         assert_eq!(error, "two steps are in flight already: finish one");
         assert_eq!(output.rows.len(), 0);
         for _ in 0..2 {

@@ -7,8 +7,8 @@ mod common;
 
 use common::*;
 use mosu_models::{
-    Batch, LogitFault, LogitOutput, LogitRow, LogitToken, Model, SampleParams, SeenToken, SeenTokens,
-    StepError, StepOutput,
+    Batch, KvPlaces, LogitFault, LogitOutput, LogitRow, LogitToken, Model, SampleParams, SeenToken,
+    SeenTokens, StepError, StepOutput,
 };
 
 fn model() -> Model {
@@ -16,10 +16,10 @@ fn model() -> Model {
 }
 
 /// Two sequences of 20 and 3 tokens, whole.
-fn batch() -> Batch {
+fn batch(model: &Model) -> Batch {
     let mut first = Sequence::new(&(10..30).collect::<Vec<u32>>(), 0);
     let mut second = Sequence::new(&[7, 8, 9], 2);
-    advance(&mut [(&mut first, 20), (&mut second, 3)])
+    advance(model, &mut [(&mut first, 20), (&mut second, 3)])
 }
 
 fn sampled(row: u32, params: SampleParams) -> LogitRow {
@@ -47,9 +47,9 @@ fn wrong_batches_name_the_field() {
         ("positions", Box::new(|b| b.positions.truncate(22))),
         ("positions", Box::new(|b| b.positions[5] = 6)),
         ("positions", Box::new(|b| b.positions[22] = u32::MAX)),
-        ("slot_mapping", Box::new(|b| b.slot_mapping.push(0))),
-        ("slot_mapping", Box::new(|b| b.slot_mapping[0] = u32::MAX)),
-        ("slot_mapping", Box::new(|b| b.slot_mapping.swap(0, 20))),
+        ("slot_mapping", Box::new(|b| b.kv[0].slot_mapping.push(0))),
+        ("slot_mapping", Box::new(|b| b.kv[0].slot_mapping[0] = u32::MAX)),
+        ("slot_mapping", Box::new(|b| b.kv[0].slot_mapping.swap(0, 20))),
         ("cu_seqlens_q", Box::new(|b| b.cu_seqlens_q[1] = 0)),
         ("cu_seqlens_q", Box::new(|b| b.cu_seqlens_q[1] = 24)),
         ("cu_seqlens_q", Box::new(|b| b.cu_seqlens_q[2] = 22)),
@@ -58,9 +58,11 @@ fn wrong_batches_name_the_field() {
         ("context_lens", Box::new(|b| b.context_lens[0] = 19)),
         ("context_lens", Box::new(|b| b.context_lens[1] = u32::MAX)),
         ("block_table_width", Box::new(|b| b.context_lens[0] = 40)),
-        ("block_tables", Box::new(|b| b.block_tables[0] = u32::MAX)),
-        ("block_tables", Box::new(|b| b.block_tables.clear())),
+        ("block_tables", Box::new(|b| b.kv[0].block_tables[0] = u32::MAX)),
+        ("block_tables", Box::new(|b| b.kv[0].block_tables.clear())),
         ("block_tables", Box::new(|b| b.block_table_width = usize::MAX)),
+        ("kv", Box::new(|b| b.kv.clear())),
+        ("kv", Box::new(|b| b.kv.push(KvPlaces::default()))),
         ("logit_rows.row", Box::new(|b| b.logit_rows.last_mut().unwrap().row = 23)),
         ("logit_rows.row", Box::new(|b| b.logit_rows.swap(0, 1))),
         ("logit_rows.token", Box::new(|b| b.logit_rows[0].token = LogitToken::Given(128))),
@@ -81,17 +83,18 @@ fn wrong_batches_name_the_field() {
         ("seen.slot", Box::new(move |b| b.logit_rows = params(|p| p.seen = seen(u32::MAX, 1)))),
         ("seen.load", Box::new(move |b| b.logit_rows = params(|p| p.seen = seen(0, 128)))),
     ];
-    let expected = model.step_logits(&batch()).unwrap();
+    let good = batch(&model);
+    let expected = model.step_logits(&good).unwrap();
     let mut output = StepOutput::default();
     for (i, (expected, change)) in cases.into_iter().enumerate() {
-        let mut wrong = batch();
+        let mut wrong = good.clone();
         change(&mut wrong);
         match model.step(&wrong, &mut output) {
             Err(StepError::Batch { field, .. }) => assert_eq!(field, expected, "case {i}"),
             other => panic!("case {i} ({expected}): {other:?}"),
         }
     }
-    let logits = model.step_logits(&batch()).unwrap();
+    let logits = model.step_logits(&good).unwrap();
     assert!(logits == expected, "the model is as it was");
 }
 
@@ -105,9 +108,9 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
 #[test]
 fn given_and_drawn_tokens_come_with_their_logprobs() {
     let mut model = model();
-    let logits = model.step_logits(&batch()).unwrap();
+    let logits = model.step_logits(&batch(&model)).unwrap();
     let rows: Vec<&[f32]> = logits.chunks(128).collect();
-    let mut wanted = batch();
+    let mut wanted = batch(&model);
     wanted.logit_rows = vec![
         LogitRow { row: 0, token: LogitToken::Given(11), logprobs: Some(0) },
         LogitRow { logprobs: Some(5), ..sampled(19, greedy_params()) },
@@ -140,7 +143,7 @@ fn more_logit_rows_than_are_computed_at_a_time() {
     let mut model = model();
     let ids: Vec<u32> = (0..200).map(|i| 8 + i % 100).collect();
     let mut sequence = Sequence::new(&ids, 0);
-    let mut batch = advance(&mut [(&mut sequence, 200)]);
+    let mut batch = advance(&model, &mut [(&mut sequence, 200)]);
     for (i, wanted) in batch.logit_rows.iter_mut().enumerate() {
         if i % 3 == 0 {
             wanted.token = LogitToken::Sampled(greedy_params());
@@ -159,7 +162,7 @@ fn more_logit_rows_than_are_computed_at_a_time() {
 #[test]
 fn a_row_without_a_token_leaves_the_others_alone() {
     let mut model = model();
-    let mut batch = batch();
+    let mut batch = batch(&model);
     let nothing = SampleParams { suppressed: (0..128).collect(), ..greedy_params() };
     batch.logit_rows = vec![sampled(19, nothing), sampled(22, greedy_params())];
     let mut output = StepOutput::default();
@@ -180,7 +183,7 @@ fn logits_that_are_not_numbers_are_faults() {
     bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     std::fs::write(&path, bytes).unwrap();
     let mut model = load(dir.path(), 1).unwrap();
-    let mut batch = batch();
+    let mut batch = batch(&model);
     batch.logit_rows = vec![
         LogitRow { row: 19, token: LogitToken::Given(4), logprobs: Some(1) },
         LogitRow { logprobs: Some(1), ..sampled(22, greedy_params()) },

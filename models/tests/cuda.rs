@@ -94,7 +94,8 @@ fn company_does_not_matter() {
                 })
                 .collect();
             let mut step = step;
-            let logits = model.step_logits(&advance(&mut step)).unwrap();
+            let batch = advance(&model, &mut step);
+            let logits = model.step_logits(&batch).unwrap();
             let mut rest = &logits[..];
             for (s, rows) in part {
                 let (own, others) = rest.split_at(rows * vocab_size);

@@ -38,12 +38,14 @@ fn decode(model: &mut Model, sequences: &mut [Sequence], count: usize, mut step:
     for sequence in &mut *sequences {
         while sequence.remaining() > count {
             let rows = (sequence.remaining() - count).min(MAX_ROWS);
-            model.step_logits(&advance(&mut [(sequence, rows)])).unwrap();
+            let batch = advance(model, &mut [(sequence, rows)]);
+            model.step_logits(&batch).unwrap();
         }
     }
     for _ in 0..count {
         let mut all: Vec<_> = sequences.iter_mut().map(|sequence| (sequence, 1)).collect();
-        step(model.step_logits(&advance(&mut all)).unwrap());
+        let batch = advance(model, &mut all);
+        step(model.step_logits(&batch).unwrap());
     }
 }
 
@@ -51,7 +53,7 @@ fn decode(model: &mut Model, sequences: &mut [Sequence], count: usize, mut step:
 #[test]
 fn recorded_steps_give_the_same_bits() {
     let Some(Gpu { options, simulated, _turn }) = gpu() else { return };
-    for name in ["llama31_bf16", "qwen3_moe_bf16"] {
+    for name in ["llama31_bf16", "qwen3_moe_bf16", "gpt_oss_bf16"] {
         let run = |record_steps| {
             let mut model =
                 load_with(fixture(name), &ModelOptions { record_steps, ..options.clone() }).unwrap();

@@ -114,7 +114,8 @@ fn together(model: &mut Model, all: &[Vec<u32>]) -> Vec<Vec<f32>> {
         let order: Vec<(usize, usize)> = step.iter().map(|(s, _, rows)| (*s, *rows)).collect();
         let mut rows: Vec<(&mut Sequence, usize)> =
             step.drain(..).map(|(_, sequence, rows)| (sequence, rows)).collect();
-        let found = model.step_logits(&advance(&mut rows)).unwrap();
+        let batch = advance(model, &mut rows);
+        let found = model.step_logits(&batch).unwrap();
         let vocab_size = model.info().vocab_size;
         let mut start = 0;
         for (s, rows) in order {
@@ -148,7 +149,8 @@ fn a_prefix_computed_by_another_sequence_does_not_matter() {
 
 fn logits_of(model: &mut Model, sequence: &mut Sequence) -> Vec<f32> {
     let rows = sequence.remaining();
-    model.step_logits(&advance(&mut [(sequence, rows)])).unwrap()
+    let batch = advance(model, &mut [(sequence, rows)]);
+    model.step_logits(&batch).unwrap()
 }
 
 /// Preemption by recomputation: the blocks are gone, the sequence starts again in others.

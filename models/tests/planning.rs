@@ -146,7 +146,7 @@ fn plans_on_80_gib() {
     for (name, plan) in &plans {
         assert_eq!(plan.is_ok(), weights_of(name) < 75 * GIB, "{name}");
         let Ok(plan) = plan else { continue };
-        assert!(plan.total == Some(80 * GIB) && plan.spare_kv_blocks > 0 && plan.scratch > 0, "{name}");
+        assert!(plan.total == Some(80 * GIB) && plan.padding_kv_blocks > 0 && plan.scratch > 0, "{name}");
         assert!(plan.kept_free <= 128 << 20, "{name}: {} are left to the driver", plan.kept_free);
     }
     assert!(plans.iter().filter(|(_, plan)| plan.is_ok()).count() > 5);
@@ -156,10 +156,16 @@ fn plans_on_80_gib() {
 
 /// A batch of the next `rows` tokens of each of `sequences`, and what is wanted of its logits.
 /// Where there are `lists`, each sequence has a slot.
-fn batch(sequences: &mut [Sequence], rows: usize, params: &SampleParams, logprobs: Option<u32>) -> Batch {
+fn batch(
+    model: &Model,
+    sequences: &mut [Sequence],
+    rows: usize,
+    params: &SampleParams,
+    logprobs: Option<u32>,
+) -> Batch {
     let mut all: Vec<(&mut Sequence, usize)> =
         sequences.iter_mut().map(|sequence| (sequence, rows)).collect();
-    let mut batch = advance(&mut all);
+    let mut batch = advance(model, &mut all);
     let ends = batch.cu_seqlens_q[1..].iter();
     let slots: BTreeMap<u32, u32> = ends.zip(0..).map(|(end, slot)| (end - 1, slot)).collect();
     for wanted in &mut batch.logit_rows {
@@ -198,6 +204,9 @@ fn steps_of_every_kind_take_no_more_than_was_planned() {
     }
 }
 
+/// Of which sequences how many rows are wanted, and what of their logits.
+type Wanted<'a> = (&'a mut [Sequence], usize, &'a SampleParams, Option<u32>);
+
 #[test]
 #[ignore = "needs a simulated device of its own, with little memory"]
 fn steps_take_nothing() {
@@ -215,8 +224,10 @@ fn steps_take_nothing() {
     assert_eq!(gpu.used_bytes(), plan.taken(), "{name}: the plan is exact: {plan}");
     let before = (gpu.used_bytes(), gpu.memory().unwrap().0);
     assert!(before.1 >= plan.kept_free, "{name}: {} bytes are free", before.1);
-    let mut take = |batch: &Batch, what: &str| {
-        model.step(batch, &mut StepOutput::default()).unwrap();
+    let mut take = |wanted: Wanted<'_>, what: &str| {
+        let (sequences, rows, params, logprobs) = wanted;
+        let batch = batch(&model, sequences, rows, params, logprobs);
+        model.step(&batch, &mut StepOutput::default()).unwrap();
         let after = (gpu.used_bytes(), gpu.memory().unwrap().0);
         assert_eq!(after, before, "{name}: {what} takes memory");
     };
@@ -224,18 +235,18 @@ fn steps_take_nothing() {
     let ids: Vec<u32> = (0..200).map(|i| i * 7 % vocab_size).collect();
     let (greedy, lists) = (greedy_params(), longest_lists(vocab_size));
     let mut alone = [Sequence::new(&ids, 0)];
-    take(&batch(&mut alone, max_batch_tokens, &greedy, None), "prefill");
-    take(&batch(&mut alone, max_batch_tokens, &lists, Some(20)), "prefill with everything");
+    take((&mut alone, max_batch_tokens, &greedy, None), "prefill");
+    take((&mut alone, max_batch_tokens, &lists, Some(20)), "prefill with everything");
     let mut all: Vec<Sequence> =
         (0..max_sequences).map(|s| Sequence::new(&ids[..20], 2 * s as u32)).collect();
-    take(&batch(&mut all, 5, &greedy, Some(20)), "chunks of all sequences");
+    take((&mut all, 5, &greedy, Some(20)), "chunks of all sequences");
     for step in 0..4 {
         let (params, logprobs) = if step % 2 == 0 { (&greedy, None) } else { (&lists, Some(20)) };
-        take(&batch(&mut all, 1, params, logprobs), "decode of all sequences");
+        take((&mut all, 1, params, logprobs), "decode of all sequences");
     }
     let mut few = all.split_off(max_sequences - 3);
     for _ in 0..3 {
-        take(&batch(&mut few, 1, &lists, Some(5)), "decode of a few");
+        take((&mut few, 1, &lists, Some(5)), "decode of a few");
     }
 }
 

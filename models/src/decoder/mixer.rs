@@ -85,8 +85,10 @@ fn attention(
         }),
         rope: tables.rope(layer),
     };
+    let group = cache.group(layer);
+    let (slots, sequences) = (inputs.slots(group)?, inputs.sequences(group)?);
     let (q, kv_cache) = (w.q.get_mut([t, hq, d])?, cache.layer_mut(layer)?);
-    ops::qkv_rope_cache(device, q, kv_cache, qkv, transform, inputs.positions, inputs.slots)?;
+    ops::qkv_rope_cache(device, q, kv_cache, qkv, transform, inputs.positions, slots)?;
     let params = AttentionParams {
         scale: spec.scale,
         mask: spec.mask,
@@ -96,7 +98,7 @@ fn attention(
         alibi_slopes: tables.alibi_slopes(layer),
     };
     let (out, q) = (w.attended.get_mut(q_shape)?, w.q.get([t, hq, d])?);
-    ops::paged_attention(device, out, q, cache.layer(layer)?, inputs.sequences, params)?;
+    ops::paged_attention(device, out, q, cache.layer(layer)?, sequences, params)?;
     if let Some(gate) = &weights.head_gate {
         ops::linear(device, w.head_gates.get_mut([t, hq])?, w.normed.get([t, h])?, gate)?;
         ops::gate_heads(device, w.attended.get_mut(q_shape)?, w.head_gates.get([t, hq])?)?;
@@ -132,6 +134,8 @@ fn latent_attention(
     let (hidden, queries) = ([t, h], [t, hq * spec.head_dim()]);
     let (cached, attended) = ([t, spec.cached_row()], [t, hq * spec.value_dim]);
     let rope = tables.rope(layer).ok_or_else(|| wrong(layer, "has latents, but no rotation"))?;
+    let group = cache.group(layer);
+    let (slots, sequences) = (inputs.slots(group)?, inputs.sequences(group)?);
     let cache = cache.latents(layer)?;
     match q {
         LatentQueries::Direct(linear) => {
@@ -141,11 +145,11 @@ fn latent_attention(
     }
     ops::linear(device, w.kv.get_mut(cached)?, w.normed.get(hidden)?, kv_down)?;
     let kv = w.kv.get(cached)?;
-    ops::latent_cache(device, cache.view_mut()?, kv, kv_norm.view(), rope, positions, inputs.slots)?;
+    ops::latent_cache(device, cache.view_mut()?, kv, kv_norm.view(), rope, positions, slots)?;
     let (absorbed, found) = ([t, hq, spec.cached_row()], [t, hq, spec.latent.rank]);
     ops::absorb_queries(device, w.q.get_mut(absorbed)?, w.qkv.get(queries)?, w_uk.view(), rope, positions)?;
     let (out, q) = (w.latents.get_mut(found)?, w.q.get(absorbed)?);
-    ops::latent_attention(device, out, q, cache.view(), inputs.sequences, spec.scale)?;
+    ops::latent_attention(device, out, q, cache.view(), sequences, spec.scale)?;
     ops::expand_values(device, w.attended.get_mut(attended)?, w.latents.get(found)?, w_uv.view())?;
     ops::linear(device, w.delta.get_mut(hidden)?, w.attended.get(attended)?, o_proj)
 }

@@ -12,6 +12,7 @@ use crate::{
     end_tokens::EndTokens,
     families::Family,
     inputs::InputBuffer,
+    kv_layout::KvLayout,
     memory::Memory,
     plan::{Planner, table_entries},
     recorded::RecordedSteps,
@@ -75,8 +76,10 @@ impl Planned {
         let ends = EndTokens::read(source, &config, spec.vocab_size)?;
         let sampler = Allocator::planning(device);
         Sampler::new(&sampler, spec.vocab_size, max_rows, options.max_sequences)?;
+        let layout = KvLayout::new(spec);
         let mut planner = Planner {
             spec,
+            layout: &layout,
             options,
             compute: spec.dtype.unwrap_or(DType::BF16).compute(),
             memory: Memory::of(device)?,
@@ -121,13 +124,14 @@ impl Planned {
         self.weights.begin(Pass::Load);
         let mut weights = weights::load(&mut *self.weights, &spec, &self.names, &to, progress)?;
         let table_entries = table_entries(options, plan.max_model_len);
-        let inputs = InputBuffer::new(&to, max_rows, table_entries)?;
+        let inputs = InputBuffer::new(&to, max_rows, plan.kv_groups.count(), table_entries)?;
         let limits = BatchLimits {
             max_rows,
             max_sequences: options.max_sequences,
             vocab_size: spec.vocab_size,
             max_model_len: plan.max_model_len,
             num_blocks: plan.num_kv_blocks,
+            kv_groups: plan.kv_groups.clone(),
         };
         let name = (source.name(), architecture);
         let mut info = ModelInfo::new(name, &spec, &mut weights, options, plan, self.ends);

@@ -4,14 +4,15 @@ use mosu_kernels::{Allocator, DType, Device, ops};
 
 use super::MemoryPlan;
 use crate::{
-    AttentionSpec, DecoderSpec, LatentAttentionSpec, LayerSpec, LoadError, Mixer, ModelOptions,
+    AttentionSpec, DecoderSpec, KvGroups, LatentAttentionSpec, LayerSpec, LoadError, Mixer, ModelOptions,
     error::Size,
     inputs::InputBuffer,
     kv_cache::{BLOCK_SIZE, KvBlocks},
+    kv_layout::KvLayout,
     memory::Memory,
     model::USUAL_TOKENS,
     position_tables::PositionTables,
-    recorded::SPARE_BLOCKS,
+    recorded::PADDING_BLOCKS,
     workspace::{LOGIT_ROWS, Workspace},
 };
 
@@ -22,6 +23,8 @@ const MOST_BLOCKS: usize = u32::MAX as usize / BLOCK_SIZE;
 #[derive(Clone, Copy)]
 pub(crate) struct Planner<'a> {
     pub spec: &'a DecoderSpec,
+    /// Which layers share KV blocks.
+    pub layout: &'a KvLayout,
     pub options: &'a ModelOptions,
     /// The type in which activations meet the matrices.
     pub compute: DType,
@@ -65,13 +68,14 @@ impl Planner<'_> {
     fn plan_given(&self, fixed: &MemoryPlan, wanted: usize, bytes: u64) -> Result<MemoryPlan, LoadError> {
         let holds = |blocks: usize| Ok(self.kv_bytes(blocks)? <= bytes);
         let blocks = largest(MOST_BLOCKS, holds)?;
-        let len = wanted.min(blocks * BLOCK_SIZE);
+        let groups = self.groups();
+        let len = wanted.min(groups.tokens_in(blocks));
         let plan = self.sized(fixed, len, blocks)?;
         let free = (plan.free + plan.kv_cache).saturating_sub(plan.needed());
         if bytes > free {
             let blocks = largest(MOST_BLOCKS, |blocks| Ok(self.kv_bytes(blocks)? <= free))?;
-            let tokens = len.min(blocks * BLOCK_SIZE);
-            let count = blocks / tokens.div_ceil(BLOCK_SIZE).max(1);
+            let tokens = len.min(groups.tokens_in(blocks));
+            let count = groups.sequences_in(blocks, tokens);
             let remedy = format!(
                 "ask for {free} bytes or less, enough for {count} × {tokens} tokens, or let it be chosen"
             );
@@ -79,7 +83,7 @@ impl Planner<'_> {
         }
         let asked = self.options.max_model_len.is_some();
         if len == 0 || (asked && len < wanted) {
-            let needed = self.kv_bytes(if asked { wanted.div_ceil(BLOCK_SIZE) } else { 1 })?;
+            let needed = self.kv_bytes(groups.blocks_for(if asked { wanted } else { 1 }))?;
             let remedy = format!("give it more memory, or shorten max_model_len: {len} tokens fit");
             return Err(self.short("the KV cache of one sequence", needed, plan.kv_cache, remedy, plan));
         }
@@ -94,15 +98,19 @@ impl Planner<'_> {
         if self.weights <= self.memory.free { Ok(()) } else { Err(self.refuse_model()?) }
     }
 
+    /// How many KV blocks sequences need.
+    fn groups(&self) -> KvGroups {
+        KvGroups::new(self.layout.reaches.clone(), BLOCK_SIZE, self.options.max_rows())
+    }
+
     /// KV blocks for sequences of up to `len` tokens, where there is memory for them.
     fn wanted_blocks(&self, len: usize) -> usize {
-        let blocks = |tokens: usize| tokens.div_ceil(BLOCK_SIZE);
+        let (groups, sequences) = (self.groups(), self.sequences());
         match (&self.options.device, self.options.max_model_len) {
             (Device::Cpu(_), None) => {
-                let each = blocks(len.min(USUAL_TOKENS));
-                blocks(len).max(each.saturating_mul(self.sequences()))
+                groups.blocks_for(len).max(groups.blocks_for_all(sequences, len.min(USUAL_TOKENS)))
             }
-            _ => blocks(len).saturating_mul(self.sequences()),
+            _ => groups.blocks_for_all(sequences, len),
         }
     }
 
@@ -131,7 +139,8 @@ impl Planner<'_> {
         let device = &self.options.device;
         let (tables, inputs) = (Allocator::planning(device), Allocator::planning(device));
         PositionTables::new(&tables, self.spec, len)?;
-        InputBuffer::new(&inputs, self.options.max_rows(), table_entries(self.options, len))?;
+        let groups = self.groups();
+        InputBuffer::new(&inputs, self.options.max_rows(), groups.count(), table_entries(self.options, len))?;
         let kv_cache = self.kv_bytes(blocks)?;
         let kept_free = match (device, self.options.kv_cache_bytes) {
             (Device::Cpu(_), None) => kv_cache,
@@ -141,18 +150,19 @@ impl Planner<'_> {
             position_tables: tables.bytes(),
             inputs: inputs.bytes(),
             scratch: self.scratch(len) as u64,
-            spare_kv_blocks: self.kv_bytes(blocks + spare_blocks(device))? - kv_cache,
+            padding_kv_blocks: self.kv_bytes(blocks + padding_blocks(device))? - kv_cache,
             kv_cache,
             kept_free,
             max_model_len: len,
             num_kv_blocks: blocks,
+            kv_groups: groups,
             ..fixed.clone()
         })
     }
 
     fn kv_bytes(&self, blocks: usize) -> Result<u64, LoadError> {
         let cache = Allocator::planning(&self.options.device);
-        KvBlocks::new(&cache, self.spec, self.compute, blocks)?;
+        KvBlocks::new(&cache, self.spec, self.layout, self.compute, blocks)?;
         Ok(cache.bytes())
     }
 
@@ -181,16 +191,19 @@ impl Planner<'_> {
 
     /// The longest sequence of at most `wanted` tokens of which `count` fit at once; 0 when none does.
     fn longest_that_fits(&self, fixed: &MemoryPlan, wanted: usize, count: usize) -> Result<usize, LoadError> {
-        let len = |blocks: usize| wanted.min(blocks * BLOCK_SIZE);
-        let fits = |blocks: usize| Ok(self.sized(fixed, len(blocks), blocks.saturating_mul(count))?.fits());
-        largest(wanted.div_ceil(BLOCK_SIZE).min(MOST_BLOCKS / count), fits).map(len)
+        let (groups, len) = (self.groups(), |steps: usize| wanted.min(steps * BLOCK_SIZE));
+        let fits = |steps: usize| {
+            let blocks = groups.blocks_for_all(count, len(steps));
+            Ok(blocks <= MOST_BLOCKS && self.sized(fixed, len(steps), blocks)?.fits())
+        };
+        largest(wanted.div_ceil(BLOCK_SIZE), fits).map(len)
     }
 
     /// Not even the shortest sequence fits.
     fn refuse_model(&self) -> Result<LoadError, LoadError> {
         let least = |planner: &Planner<'_>| {
             let fixed = planner.fixed()?;
-            planner.sized(&fixed, BLOCK_SIZE, 1)
+            planner.sized(&fixed, BLOCK_SIZE, planner.groups().blocks_for(BLOCK_SIZE))
         };
         let fewer = |rows: &usize| {
             let options = ModelOptions { max_batch_tokens: Some(*rows), ..self.options.clone() };
@@ -211,7 +224,7 @@ impl Planner<'_> {
 
     /// One sequence of `wanted` tokens does not fit, but one of `len` does.
     fn refuse_context(&self, fixed: &MemoryPlan, wanted: usize, len: usize) -> Result<LoadError, LoadError> {
-        let plan = self.sized(fixed, wanted, wanted.div_ceil(BLOCK_SIZE))?;
+        let plan = self.sized(fixed, wanted, self.groups().blocks_for(wanted))?;
         let count = self.sequences();
         let of_all = self.longest_that_fits(fixed, len, count)?;
         let mut remedy = format!("shorten max_model_len: one sequence of {len} tokens fits");
@@ -239,12 +252,12 @@ impl Planner<'_> {
     }
 }
 
-/// KV blocks that no sequence gets: recorded steps fill up with rows that need some of their own.
-pub(crate) fn spare_blocks(device: &Device) -> usize {
-    if let Device::Cuda(_) = device { SPARE_BLOCKS } else { 0 }
+/// KV blocks that no sequence gets: captured steps fill up with rows that need some of their own.
+pub(crate) fn padding_blocks(device: &Device) -> usize {
+    if let Device::Cuda(_) = device { PADDING_BLOCKS } else { 0 }
 }
 
-/// Entries of the block tables of one step: those of `max_sequences` of the longest sequences.
+/// Entries of one group's block tables in a step: those of `max_sequences` of the longest sequences.
 pub(crate) fn table_entries(options: &ModelOptions, max_model_len: usize) -> usize {
     options.max_sequences.max(1).saturating_mul(max_model_len.div_ceil(BLOCK_SIZE))
 }

@@ -1,7 +1,7 @@
 use mosu_kernels::{DType, Device};
 
 use super::*;
-use crate::{DecoderSpec, LoadError, ModelOptions, families, memory::Memory};
+use crate::{DecoderSpec, LoadError, ModelOptions, families, kv_layout::KvLayout, memory::Memory};
 
 /// Bytes of a KV block.
 const BLOCK: u64 = 4096;
@@ -19,14 +19,28 @@ fn options() -> ModelOptions {
     ModelOptions { max_sequences: 3, max_batch_tokens: Some(64), ..ModelOptions::new(Device::cpu(None)) }
 }
 
-fn planner<'a>(spec: &'a DecoderSpec, options: &'a ModelOptions, memory: Memory) -> Planner<'a> {
-    Planner { spec, options, compute: DType::BF16, memory, weights: 1000, linear_scratch: 0, sampler: 24 }
+fn planner<'a>(
+    (spec, layout): (&'a DecoderSpec, &'a KvLayout),
+    options: &'a ModelOptions,
+    memory: Memory,
+) -> Planner<'a> {
+    Planner {
+        spec,
+        layout,
+        options,
+        compute: DType::BF16,
+        memory,
+        weights: 1000,
+        linear_scratch: 0,
+        sampler: 24,
+    }
 }
 
 /// The plan where `free` bytes are free.
 fn plan_of(options: &ModelOptions, free: u64) -> Result<MemoryPlan, LoadError> {
     let spec = spec();
-    let planner = planner(&spec, options, Memory { total: None, free, driver: 0 });
+    let layout = KvLayout::new(&spec);
+    let planner = planner((&spec, &layout), options, Memory { total: None, free, driver: 0 });
     planner.check_weights()?;
     planner.plan()
 }
@@ -53,7 +67,7 @@ fn takes_what_all_sequences_need() {
     assert_eq!(shares, [1000, 24, 21 * BLOCK, 21 * BLOCK]);
     // cos and sin of 4 angles; 7 numbers per row and one more, and 7 KV blocks for each of 3 sequences, in lines of 32.
     assert_eq!((plan.position_tables, plan.inputs), (100 * 4 * 4 * 2, 4 * (7 * 64 + 32 + 32)));
-    assert_eq!((plan.scratch, plan.spare_kv_blocks), (0, 0), "those of GPUs");
+    assert_eq!((plan.scratch, plan.padding_kv_blocks), (0, 0), "those of GPUs");
 }
 
 /// Unless a context is asked for, the processor's memory is not taken for more than one longest sequence, or a usual
@@ -61,10 +75,11 @@ fn takes_what_all_sequences_need() {
 #[test]
 fn takes_what_is_usual_on_the_processor() {
     let spec = DecoderSpec { max_position_embeddings: 40_000, ..spec() };
+    let layout = KvLayout::new(&spec);
     let blocks = |max_sequences, max_model_len| {
         let options = ModelOptions { max_sequences, max_model_len, ..options() };
         let memory = Memory { total: None, free: 1 << 40, driver: 0 };
-        let planner = planner(&spec, &options, memory);
+        let planner = planner((&spec, &layout), &options, memory);
         context_and_blocks(planner.plan())
     };
     assert_eq!(blocks(64, None), (40_000, 2500), "one of the longest");
@@ -138,4 +153,36 @@ fn every_byte_counts() {
         let one_more = plan.needed() + 2 * BLOCK;
         assert!(plan.fits() && (plan.num_kv_blocks == 21 || one_more > free), "{free}: {plan:?}");
     }
+}
+
+/// A published shape.
+fn published(name: &str) -> DecoderSpec {
+    let package = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+    let file: std::path::PathBuf = [&package, "tests", "shapes", &format!("{name}.json")].iter().collect();
+    families::read_spec(&serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()).unwrap()
+}
+
+/// What 8 GiB of KV cache hold: the longest sequence, and how many of 8192 tokens, where all layers keep every token and
+/// where what lies behind a window is given back.
+#[test]
+fn windows_make_room() {
+    let held = |name: &str| {
+        let spec = published(name);
+        let layout = KvLayout::new(&spec);
+        let options = ModelOptions { kv_cache_bytes: Some(8 << 30), max_batch_tokens: None, ..options() };
+        let memory = Memory { total: None, free: 1 << 40, driver: 0 };
+        let plan = planner((&spec, &layout), &options, memory).plan().unwrap();
+        let bytes_per_token = 2 * spec.kv_elements_per_token();
+        let kept = (8 << 30) / bytes_per_token / 16 * 16;
+        let groups = &plan.kv_groups;
+        let longest = [kept, groups.tokens_in(plan.num_kv_blocks)];
+        let sequences = [kept / 8192, groups.sequences_in(plan.num_kv_blocks, 8192)];
+        println!("{name}: {} groups, longest {longest:?}, of 8192 tokens {sequences:?}", groups.count());
+        (groups.count(), longest, sequences)
+    };
+    // 12 layers with windows of 128 and 12 without; 52 with windows of 1024 and 10 without.
+    assert_eq!(held("gpt-oss-20b"), (2, [174_752, 348_864], [21, 41]));
+    assert_eq!(held("gemma-3-27b"), (7, [16_912, 95_536], [2, 7]));
+    // Without windows nothing changes.
+    assert_eq!(held("llama-3.1-8b"), (1, [65_536, 65_536], [8, 8]));
 }

@@ -10,7 +10,7 @@ use std::{
 
 use mosu_kernels::Isa;
 use mosu_models::{
-    BLOCK_SIZE, Batch, Device, LoadError, LogitRow, LogitToken, Model, ModelOptions, ModelSource,
+    BLOCK_SIZE, Batch, Device, KvPlaces, LoadError, LogitRow, LogitToken, Model, ModelOptions, ModelSource,
     SampleParams, StepOutput,
 };
 use safetensors::SafeTensors;
@@ -197,8 +197,11 @@ impl Sequence {
 }
 
 /// A batch of the next rows of each sequence, all of whose logits are asked for. The sequences count as advanced.
-pub fn advance(sequences: &mut [(&mut Sequence, usize)]) -> Batch {
+/// Block b of a sequence is KV block `b * G + g` in group g of the model's G; what no row sees is KV block 0.
+pub fn advance(model: &Model, sequences: &mut [(&mut Sequence, usize)]) -> Batch {
+    let reaches = model.info().kv_groups.reaches();
     let mut batch = Batch { cu_seqlens_q: vec![0], ..Batch::default() };
+    batch.kv.resize_with(reaches.len(), KvPlaces::default);
     batch.block_table_width = sequences.iter().map(|(sequence, _)| sequence.blocks.len()).max().unwrap();
     for (sequence, rows) in sequences {
         let first = sequence.computed;
@@ -210,15 +213,21 @@ pub fn advance(sequences: &mut [(&mut Sequence, usize)]) -> Batch {
             });
             batch.token_ids.push(sequence.ids[position]);
             batch.positions.push(position as u32);
-            let slot = sequence.blocks[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;
-            batch.slot_mapping.push(slot as u32);
         }
         sequence.computed += *rows;
         batch.cu_seqlens_q.push(batch.token_ids.len() as u32);
         batch.context_lens.push(sequence.computed as u32);
-        let mut table = sequence.blocks.clone();
-        table.resize(batch.block_table_width, 0);
-        batch.block_tables.extend(table);
+        for (group, (places, reach)) in batch.kv.iter_mut().zip(reaches).enumerate() {
+            let in_group = |block: &u32| *block * reaches.len() as u32 + group as u32;
+            let mut table: Vec<u32> = sequence.blocks.iter().map(in_group).collect();
+            table.resize(batch.block_table_width, 0);
+            table[..reach.first_visible(first) / BLOCK_SIZE].fill(0);
+            let slot = |position: usize| {
+                table[position / BLOCK_SIZE] * BLOCK_SIZE as u32 + (position % BLOCK_SIZE) as u32
+            };
+            places.slot_mapping.extend((first..sequence.computed).map(slot));
+            places.block_tables.extend(table);
+        }
     }
     batch
 }
@@ -229,7 +238,8 @@ pub fn logits_in_chunks(model: &mut Model, ids: &[u32], chunk: usize) -> Vec<f32
     let mut logits = Vec::new();
     while sequence.remaining() > 0 {
         let rows = chunk.min(sequence.remaining());
-        logits.extend(model.step_logits(&advance(&mut [(&mut sequence, rows)])).unwrap());
+        let batch = advance(model, &mut [(&mut sequence, rows)]);
+        logits.extend(model.step_logits(&batch).unwrap());
     }
     logits
 }
@@ -241,7 +251,7 @@ pub fn greedy(model: &mut Model, ids: &[u32], count: usize) -> Vec<u32> {
     let mut output = StepOutput::default();
     while sequence.ids.len() < ids.len() + count {
         let rows = sequence.remaining();
-        let mut batch = advance(&mut [(&mut sequence, rows)]);
+        let mut batch = advance(model, &mut [(&mut sequence, rows)]);
         batch.logit_rows.drain(..rows - 1);
         batch.logit_rows[0].token = LogitToken::Sampled(greedy_params());
         model.step(&batch, &mut output).unwrap();

@@ -296,15 +296,12 @@ fn describe_defaults(engine: &Engine) -> String {
 
 /// How many sequences the KV cache has room for, when they are as long as can be and when so many run at once.
 fn describe_room(info: &ModelInfo, sequences: usize) -> String {
-    let tokens = units::count(info.num_kv_blocks * info.block_size, "token");
-    let (longest, most) = (info.max_model_len, info.memory.concurrency());
-    if most >= sequences {
-        return format!("{tokens}: {} of {longest}", units::count(sequences, "sequence"));
-    }
-    let of_longest = format!("{tokens}: {} of {longest}", units::count(most, "sequence"));
-    match info.num_kv_blocks / sequences * info.block_size {
-        0 => of_longest,
-        each => format!("{of_longest}, or {sequences} of {each}"),
+    let (longest, most) = (units::count(info.max_model_len, "token"), info.memory.concurrency());
+    let of_longest = |count| format!("{} of {longest}", units::count(count, "sequence"));
+    match info.kv_groups.tokens_of_each(sequences, info.num_kv_blocks) {
+        _ if most >= sequences => of_longest(sequences),
+        0 => of_longest(most),
+        each => format!("{}, or {sequences} of {each}", of_longest(most)),
     }
 }
 

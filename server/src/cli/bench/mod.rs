@@ -110,7 +110,7 @@ fn check_fit(engine: &Engine, sequence_tokens: usize, batch: usize) -> Result<()
         )));
     }
     let info = engine.model_info();
-    let needed = sequence_tokens.div_ceil(info.block_size).saturating_mul(batch);
+    let needed = info.kv_groups.blocks_for(sequence_tokens).saturating_mul(batch);
     if needed > info.num_kv_blocks {
         return Err(Failure::Usage(format!(
             "{batch} sequences of {sequence_tokens} tokens need {needed} KV blocks but the cache has {}: lower --batch, \
