@@ -1,6 +1,8 @@
 //! Groups of layers that look equally far back. A sequence has a block table per group, and what all layers of a group
 //! can no longer see is given back while the sequence runs.
 
+use std::fmt;
+
 use mosu_kernels::ops::AttentionMask;
 
 /// How far back the layers of a group look, and so what must be kept of a sequence. A kind of layer that keeps a state of
@@ -144,6 +146,33 @@ impl KvGroups {
     }
 }
 
+impl fmt::Display for KvReach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KvReach::Full => f.write_str("all tokens"),
+            KvReach::Sliding { window } => write!(f, "the last {window}"),
+            KvReach::Chunked { chunk } => write!(f, "a chunk of {chunk}"),
+        }
+    }
+}
+
+/// What is kept, and for how many groups.
+impl fmt::Display for KvGroups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mut told, mut between) = (Vec::new(), "");
+        for reach in &self.reaches {
+            if !told.contains(reach) {
+                let count = self.reaches.iter().filter(|other| *other == reach).count();
+                write!(f, "{between}{reach} in {count}")?;
+                between = ", ";
+                told.push(*reach);
+            }
+        }
+        let groups = if self.count() == 1 { "group" } else { "groups" };
+        write!(f, " of {} {groups} of layers", self.count())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,6 +202,15 @@ mod tests {
                 assert!(!tight || most == limit, "{reach:?}, {max_rows} rows: {most} of {limit}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_kept_is_told() {
+        let sliding = KvReach::Sliding { window: 128 };
+        let text = |reaches: &[KvReach]| KvGroups::new(reaches.into(), 16, 20).to_string();
+        assert_eq!(text(&[sliding]), "the last 128 in 1 of 1 group of layers");
+        let all = text(&[sliding, KvReach::Full, sliding]);
+        assert_eq!(all, "the last 128 in 2, all tokens in 1 of 3 groups of layers");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum, builder::BoolishValueParser};
-use mosu::{ChatTemplate, Engine, EngineOptions, ModelInfo, SamplingDefaults, SamplingParams};
+use mosu::{ChatTemplate, Engine, EngineOptions, KvReach, ModelInfo, SamplingDefaults, SamplingParams};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{
@@ -318,6 +318,9 @@ fn show(app: &App, address: SocketAddr, keys: String, sequences: usize) {
         ("KV cache holds", describe_room(info, sequences)),
         ("device", info.device.clone()),
     ];
+    if info.kv_groups.reaches().iter().any(|reach| *reach != KvReach::Full) {
+        rows.push(("KV cache keeps", info.kv_groups.to_string()));
+    }
     if !info.ignored_tensors.is_empty() {
         rows.push(("not needed", units::some_of(&info.ignored_tensors, "tensor")));
     }
