@@ -33,7 +33,7 @@ INSTRUCTIONS = [
     (r"^limits_mma_", r"HMMA"),
     (r"_simt_|^paged_attention_(plain|combine)_", r"FFMA"),
     (r"^(linear|gated_linear|moe_gate_up|moe_down)_.*bf16$", r"HMMA|HGMMA"),
-    (r"^(paged_attention|latent_attention|absorb_queries|expand_values)_.*bf16$", r"HMMA|HGMMA"),
+    (r"^(paged_attention|latent_attention|absorb_w_uk|up_project_w_uv)_.*bf16$", r"HMMA|HGMMA"),
 ]
 
 

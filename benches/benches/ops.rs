@@ -13,8 +13,8 @@ use mosu_benches::{Linears, QWEN3_0_6B, Random};
 use mosu_kernels::{
     Allocator, DType, Device, Result, Tensor, View, limits,
     ops::{
-        Activation, AttentionMask, AttentionParams, Expert, Experts, Glu, KvCache, Linear, LinearPart,
-        MoeWorkspace, PagedSequences, WeighExperts, moe, paged_attention,
+        Activation, ApplyRouterWeight, AttentionMask, AttentionParams, Expert, Experts, Glu, KvCache, Linear,
+        LinearPart, MoeWorkspace, PagedSequences, moe, paged_attention,
     },
 };
 
@@ -194,7 +194,7 @@ fn mixture_of_experts(bench: &mut Bench<'_>) -> Result<()> {
                 weights,
                 layer,
                 Glu::Plain(Activation::Silu),
-                WeighExperts::Output,
+                ApplyRouterWeight::OnOutput,
                 &mut workspace,
             )
         });

@@ -8,7 +8,7 @@ use std::{num::NonZeroUsize, time::Instant};
 use mosu_benches::Random;
 use mosu_kernels::{
     Allocator, DType, Device, Result, Tensor, View, limits,
-    ops::{Activation, Expert, Experts, Glu, Linear, LinearPart, MoeWorkspace, WeighExperts, moe},
+    ops::{Activation, ApplyRouterWeight, Expert, Experts, Glu, Linear, LinearPart, MoeWorkspace, moe},
 };
 
 const EXPERTS: usize = 128;
@@ -43,7 +43,7 @@ fn main() -> Result<()> {
             let ids_view = View::from_slice([rows, CHOSEN], &ids)?;
             let weights = View::from_slice([rows, CHOSEN], &weights[..rows * CHOSEN])?;
             let begin = Instant::now();
-            let (glu, weigh) = (Glu::Plain(Activation::Silu), WeighExperts::Output);
+            let (glu, weigh) = (Glu::Plain(Activation::Silu), ApplyRouterWeight::OnOutput);
             let (to, from) = (out.rows_mut(rows)?, x.rows(rows)?);
             moe(&device, to, from, ids_view, weights, &experts, glu, weigh, &mut workspace)?;
             let seconds = begin.elapsed().as_secs_f64();

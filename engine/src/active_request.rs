@@ -8,7 +8,7 @@ use crate::{
     Event, Finish, OutputToken, PromptInfo, Request, StopConditions, Usage,
     detokenizer::{Detokenizer, TokenPieces},
     prefix_hash::PrefixScope,
-    queue::Place,
+    queue::Permit,
     sampling::Sampler,
     sequence::{RequestId, Sequence},
     stop::StopMatcher,
@@ -22,11 +22,11 @@ pub(crate) struct Submission {
     pub request: Request,
     /// Most output tokens of a choice.
     pub max_tokens: usize,
-    pub place: Place,
+    pub permit: Permit,
 }
 
 /// What the engine knows about every request's text.
-pub(crate) struct TextRules {
+pub(crate) struct OutputProcessor {
     pub tokens: Arc<dyn TokenPieces>,
     /// The model's end tokens.
     pub end_tokens: Vec<u32>,
@@ -34,7 +34,7 @@ pub(crate) struct TextRules {
     pub vocab_size: usize,
 }
 
-impl TextRules {
+impl OutputProcessor {
     /// The special token that a stop string names. It ends an output by its id: its text may be left out.
     fn stop_token(&self, string: &str) -> Option<u32> {
         self.tokens.special_token(string).filter(|&id| (id as usize) < self.vocab_size)
@@ -59,7 +59,7 @@ pub(crate) struct ActiveRequest {
     max_tokens: usize,
     seed: u64,
     /// Held until the request runs for the first time.
-    pub place: Option<Place>,
+    pub permit: Option<Permit>,
     /// The first one, and when the prompt is computed all `n`.
     choices: Vec<Choice>,
     num_finished: u32,
@@ -77,11 +77,11 @@ impl ActiveRequest {
         submission: Submission,
         seed: u64,
         prefix_cache: bool,
-        rules: &TextRules,
+        processor: &OutputProcessor,
     ) -> (ActiveRequest, Vec<u32>) {
-        let Submission { id, mut request, max_tokens, place } = submission;
+        let Submission { id, mut request, max_tokens, permit } = submission;
         let prompt = mem::take(&mut request.prompt);
-        let named = request.stop.strings.iter().filter_map(|string| rules.stop_token(string));
+        let named = request.stop.strings.iter().filter_map(|string| processor.stop_token(string));
         request.stop.token_ids.extend(named);
         let scope = match request.cache_salt.take() {
             _ if !prefix_cache => PrefixScope::Request(id),
@@ -92,7 +92,7 @@ impl ActiveRequest {
             seed: request.sampling.seed.unwrap_or(seed),
             request,
             max_tokens,
-            place: Some(place),
+            permit: Some(permit),
             choices: Vec::new(),
             num_finished: 0,
             prompt_logprobs: Vec::new(),
@@ -100,7 +100,7 @@ impl ActiveRequest {
             scope,
             usage: Usage { prompt_tokens: prompt.len(), ..Usage::default() },
         };
-        active.add_choice(rules);
+        active.add_choice(processor);
         (active, prompt)
     }
 
@@ -142,7 +142,7 @@ impl ActiveRequest {
         self.known_prompt_logprobs(choice).unwrap_or(usize::MAX)
     }
 
-    /// Tokens are to be drawn, not only the prompt's log-probabilities reported.
+    /// Tokens are to be sampled, not only the prompt's log-probabilities reported.
     pub fn draws_tokens(&self) -> bool {
         self.max_tokens > 0
     }
@@ -167,7 +167,7 @@ impl ActiveRequest {
         self.choices[sequence.id.choice as usize].sampler.params(sequence)
     }
 
-    /// There may be a token behind the one that is drawn for a sequence now.
+    /// There may be a token behind the one that is sampled for a sequence now.
     pub fn may_go_on(&self, sequence: &Sequence) -> bool {
         let choice = &self.choices[sequence.id.choice as usize];
         choice.num_tokens + sequence.num_pending + 1 < self.max_tokens
@@ -182,10 +182,10 @@ impl ActiveRequest {
         sequence: &mut Sequence,
         num_computed: usize,
         results: impl Iterator<Item = (LogitRow, &'a mut LogitOutput)>,
-        rules: &TextRules,
+        processor: &OutputProcessor,
         mut emit: impl FnMut(Event),
     ) -> Result<(), String> {
-        let mut drawn = None;
+        let mut sampled = None;
         for (row, output) in results {
             if let Some(fault) = output.fault {
                 return Err(fault.to_string());
@@ -193,22 +193,27 @@ impl ActiveRequest {
             let logprobs = output.logprobs.take();
             match row.token {
                 LogitToken::Given(_) => self.prompt_logprobs.push(logprobs.unwrap_or_default()),
-                LogitToken::Sampled(_) => drawn = Some(OutputToken { id: output.token, logprobs }),
+                LogitToken::Sampled(_) => sampled = Some(OutputToken { id: output.token, logprobs }),
             }
         }
         if !self.prompt_is_known && num_computed >= sequence.prompt_len {
-            self.accept_prompt(sequence, rules, &mut emit);
+            self.accept_prompt(sequence, processor, &mut emit);
         }
         sequence.max_cached = self.max_cached(sequence.id.choice);
-        if let Some(token) = drawn {
+        if let Some(token) = sampled {
             sequence.push(token.id);
-            emit(self.accept_token(sequence.id.choice, token, rules));
+            emit(self.accept_token(sequence.id.choice, token, processor));
         }
         Ok(())
     }
 
     /// Tells the caller about the prompt, and makes the other choices.
-    fn accept_prompt(&mut self, sequence: &Sequence, rules: &TextRules, emit: &mut impl FnMut(Event)) {
+    fn accept_prompt(
+        &mut self,
+        sequence: &Sequence,
+        processor: &OutputProcessor,
+        emit: &mut impl FnMut(Event),
+    ) {
         self.prompt_is_known = true;
         let cached_tokens = sequence.num_cached.unwrap_or(0);
         self.usage.cached_tokens = cached_tokens;
@@ -217,7 +222,7 @@ impl ActiveRequest {
             self.request.prompt_logprobs.map(|_| iter::once(None).chain(known.into_iter().map(Some)));
         emit(Event::Prompt(PromptInfo { cached_tokens, logprobs: logprobs.map(Iterator::collect) }));
         if self.draws_tokens() {
-            (1..self.request.n).for_each(|_| self.add_choice(rules));
+            (1..self.request.n).for_each(|_| self.add_choice(processor));
             return;
         }
         self.num_finished = self.request.n;
@@ -232,24 +237,24 @@ impl ActiveRequest {
     }
 
     /// Adds a choice that has no tokens yet.
-    fn add_choice(&mut self, rules: &TextRules) {
+    fn add_choice(&mut self, processor: &OutputProcessor) {
         let Request { sampling, stop, skip_special_tokens, .. } = &self.request;
         let number = self.choices.len() as u32;
         self.choices.push(Choice {
-            sampler: Sampler::new(sampling, stop, &rules.end_tokens, self.seed, number),
-            detokenizer: Detokenizer::new(*skip_special_tokens, rules.tokens.joining()),
+            sampler: Sampler::new(sampling, stop, &processor.end_tokens, self.seed, number),
+            detokenizer: Detokenizer::new(*skip_special_tokens, processor.tokens.joining()),
             stop: StopMatcher::new(&stop.strings, stop.include_stop_string),
             num_tokens: 0,
             finished: false,
         });
     }
 
-    fn accept_token(&mut self, index: u32, token: OutputToken, rules: &TextRules) -> Event {
+    fn accept_token(&mut self, index: u32, token: OutputToken, processor: &OutputProcessor) -> Event {
         let choice = &mut self.choices[index as usize];
         choice.sampler.observe();
         choice.num_tokens += 1;
         self.usage.completion_tokens += 1;
-        let (text, finish) = choice.extend_text(token.id, &self.request.stop, self.max_tokens, rules);
+        let (text, finish) = choice.extend_text(token.id, &self.request.stop, self.max_tokens, processor);
         choice.finished = finish.is_some();
         self.num_finished += u32::from(choice.finished);
         Event::Output { index, text, tokens: vec![token], finish }
@@ -263,14 +268,14 @@ impl Choice {
         id: u32,
         stop: &StopConditions,
         max_tokens: usize,
-        rules: &TextRules,
+        processor: &OutputProcessor,
     ) -> (String, Option<Finish>) {
-        let end = end_token(id, stop, rules);
+        let end = end_token(id, stop, processor);
         let mut text = match &end {
             Some(_) if !stop.include_stop_string => String::new(),
             // Asked for as text, it is text, though special tokens may have none.
             Some(Finish::StopString(string)) => self.detokenizer.flush() + string,
-            _ => self.detokenizer.push(id, &*rules.tokens),
+            _ => self.detokenizer.push(id, &*processor.tokens),
         };
         let finish = end.or((self.num_tokens == max_tokens).then_some(Finish::Length));
         // The text of the first `min_tokens` tokens ends nothing.
@@ -295,13 +300,13 @@ impl Choice {
 }
 
 /// How `id` ends an output, if it does.
-fn end_token(id: u32, stop: &StopConditions, rules: &TextRules) -> Option<Finish> {
-    if !stop.ignore_eos && rules.end_tokens.contains(&id) {
+fn end_token(id: u32, stop: &StopConditions, processor: &OutputProcessor) -> Option<Finish> {
+    if !stop.ignore_eos && processor.end_tokens.contains(&id) {
         return Some(Finish::EndToken(id));
     }
     if !stop.token_ids.contains(&id) {
         return None;
     }
-    let string = stop.strings.iter().find(|string| rules.stop_token(string) == Some(id));
+    let string = stop.strings.iter().find(|string| processor.stop_token(string) == Some(id));
     Some(string.map_or(Finish::StopToken(id), |string| Finish::StopString(string.clone())))
 }

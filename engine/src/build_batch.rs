@@ -58,7 +58,9 @@ fn add_rows(batch: &mut Batch, sequence: &Sequence, positions: Range<usize>, blo
     for position in positions {
         let token = sequence.tokens.get(position);
         if token.is_none() {
-            batch.pending.push(PendingToken { row: batch.num_rows() as u32, drawn_by: sequence.drawn_by });
+            batch
+                .pending
+                .push(PendingToken { row: batch.num_rows() as u32, sampled_by: sequence.sampled_by });
         }
         batch.token_ids.push(token.copied().unwrap_or(0));
         batch.positions.push(position as u32);
@@ -82,14 +84,14 @@ fn add_prompt_logprobs(
     }
 }
 
-/// Asks for a token, the step's `number`, to be drawn behind the sequence's last one, the batch's last row. The next
+/// Asks for a token, the step's `number`, to be sampled behind the sequence's last one, the batch's last row. The next
 /// step can build on it, unless it is the choice's last.
 fn add_draw(batch: &mut Batch, sequence: &mut Sequence, number: u32, request: &ActiveRequest) {
     let (row, token) = (batch.num_rows() as u32 - 1, LogitToken::Sampled(request.sample_params(sequence)));
     batch.logit_rows.push(LogitRow { row, token, logprobs: request.logprobs() });
     if request.may_go_on(sequence) {
         sequence.num_pending += 1;
-        sequence.drawn_by = number;
+        sequence.sampled_by = number;
     }
 }
 

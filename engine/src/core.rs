@@ -17,7 +17,7 @@ use mosu_models::{Batch, StepOutput};
 
 use crate::{
     Event, RequestError, Stats,
-    active_request::{ActiveRequest, Submission, TextRules},
+    active_request::{ActiveRequest, OutputProcessor, Submission},
     build_batch::build_batch,
     sampling::SplitMix64,
     scheduler::{Scheduled, Scheduler},
@@ -43,7 +43,7 @@ pub(crate) trait StepModel: Send {
 /// What an engine's core is made of.
 pub(crate) struct CoreParts {
     pub model: Box<dyn StepModel>,
-    pub rules: TextRules,
+    pub processor: OutputProcessor,
     pub scheduler: Scheduler,
     /// Requests find the prefixes of others.
     pub prefix_cache: bool,
@@ -56,7 +56,7 @@ pub(crate) struct CoreParts {
 /// The engine's state.
 pub(crate) struct Core {
     model: Box<dyn StepModel>,
-    rules: TextRules,
+    processor: OutputProcessor,
     scheduler: Scheduler,
     prefix_cache: bool,
     overlap: bool,
@@ -82,10 +82,10 @@ struct Step {
 impl Core {
     /// An idle engine.
     pub fn new(parts: CoreParts) -> Core {
-        let CoreParts { model, rules, scheduler, prefix_cache, overlap, seeds } = parts;
+        let CoreParts { model, processor, scheduler, prefix_cache, overlap, seeds } = parts;
         Core {
             model,
-            rules,
+            processor,
             scheduler,
             prefix_cache,
             overlap,
@@ -103,7 +103,8 @@ impl Core {
     pub fn submit(&mut self, submission: Submission) {
         let id = submission.id;
         let seed = self.seeds.next();
-        let new = AssertUnwindSafe(|| ActiveRequest::new(submission, seed, self.prefix_cache, &self.rules));
+        let new =
+            AssertUnwindSafe(|| ActiveRequest::new(submission, seed, self.prefix_cache, &self.processor));
         let (request, prompt) = match catch_unwind(new) {
             Ok(new) => new,
             Err(panic) => {
@@ -228,7 +229,7 @@ impl Core {
     fn leave_queue(&mut self, plan: &[Scheduled]) {
         for Scheduled { id, .. } in plan {
             if let Some(request) = self.requests.get_mut(&id.request) {
-                request.place = None;
+                request.permit = None;
             }
         }
     }
@@ -237,7 +238,7 @@ impl Core {
     /// none.
     fn commit(&mut self, step: &mut Step) {
         let mut failed = Vec::new();
-        let Core { scheduler, requests, rules, output, events, counters, .. } = self;
+        let Core { scheduler, requests, processor, output, events, counters, .. } = self;
         let Step { plan, batch, .. } = step;
         let mut results = batch.logit_rows.drain(..).zip(&mut output.rows).peekable();
         for (scheduled, &end_row) in plan.iter().zip(&batch.cu_seqlens_q[1..]) {
@@ -250,8 +251,9 @@ impl Core {
             let (usage, prompt_was_known) = (request.usage(), request.prompt_is_known());
             let emit = |event| events.push((id, event));
             let num_computed = scheduled.positions.end;
-            let advance =
-                AssertUnwindSafe(|| request.advance(sequence, num_computed, &mut own_results, rules, emit));
+            let advance = AssertUnwindSafe(|| {
+                request.advance(sequence, num_computed, &mut own_results, processor, emit)
+            });
             let outcome = catch_unwind(advance).unwrap_or_else(|panic| Err(panic_message(&*panic)));
             own_results.for_each(drop); // a panic may have left some
             if let Err(message) = outcome {

@@ -14,7 +14,7 @@ use mosu_models::{
 
 use crate::{
     Admission, GenerationStream, Request, RequestError, SamplingParams, Stats,
-    active_request::TextRules,
+    active_request::OutputProcessor,
     block_manager::BlockManager,
     core::{CoreParts, StepModel},
     engine_thread::EngineThread,
@@ -159,7 +159,7 @@ impl Engine {
         self.model.chat_template.as_ref().map(Option::as_ref)
     }
 
-    /// How the model's publisher has tokens drawn. Callers decide whether a request follows:
+    /// How the model's publisher has tokens sampled. Callers decide whether a request follows:
     /// `request.sampling = engine.sampling_defaults().into()`.
     pub fn sampling_defaults(&self) -> &SamplingDefaults {
         &self.model.sampling_defaults
@@ -215,7 +215,7 @@ impl EngineOptions {
             kv_cache_bytes: self.kv_cache_bytes,
             max_batch_tokens: self.max_batch_tokens,
             max_sequences: self.max_sequences,
-            record_steps: true,
+            cuda_graphs: true,
         })
     }
 
@@ -259,7 +259,7 @@ impl EngineOptions {
         Ok(CoreParts {
             overlap: self.overlap && model.is_asynchronous(),
             model: Box::new(model),
-            rules: TextRules {
+            processor: OutputProcessor {
                 tokens: Arc::<Tokenizer>::clone(tokenizer),
                 end_tokens: info.eos_token_ids.clone(),
                 vocab_size: info.vocab_size,

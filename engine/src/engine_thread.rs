@@ -17,7 +17,7 @@ use crate::{
     GenerationStream, Request, RequestError, Stats,
     active_request::Submission,
     core::{Core, CoreParts},
-    queue::{Place, Queue},
+    queue::{Permit, Queue},
     stats::Progress,
     step_loop::{Command, StepLoop},
     validate::{Limits, validate},
@@ -62,7 +62,7 @@ impl EngineThread {
         &self.limits
     }
 
-    /// Takes a place in the queue.
+    /// Takes a permit in the queue.
     ///
     /// # Errors
     /// [`RequestError::Overloaded`], [`RequestError::ShuttingDown`] or [`RequestError::Fatal`].
@@ -73,7 +73,7 @@ impl EngineThread {
         if self.draining.load(Relaxed) {
             return Err(RequestError::ShuttingDown);
         }
-        Ok(Admission { place: self.queue.enter()?, thread: Arc::clone(self) })
+        Ok(Admission { permit: self.queue.enter()?, thread: Arc::clone(self) })
     }
 
     /// The engine as of now.
@@ -91,13 +91,13 @@ impl EngineThread {
         let _ = self.commands.send(Command::AbortAll);
     }
 
-    fn submit(&self, mut place: Place, request: Request) -> Result<GenerationStream, RequestError> {
+    fn submit(&self, mut permit: Permit, request: Request) -> Result<GenerationStream, RequestError> {
         let max_tokens = validate(&request, &self.limits)?;
-        place.widen(request.n as usize, request.prompt.len())?;
+        permit.widen(request.n as usize, request.prompt.len())?;
         let id = self.next_id.fetch_add(1, Relaxed);
         let (sender, events) = unbounded_channel();
         let stream = GenerationStream::new(id, events, self.commands.clone(), Arc::clone(&self.progress));
-        let submission = Box::new(Submission { id, request, max_tokens, place });
+        let submission = Box::new(Submission { id, request, max_tokens, permit });
         // When the thread is gone, so is the sender, and the stream says why.
         let _ = self.commands.send(Command::Submit(submission, sender));
         Ok(stream)
@@ -114,19 +114,19 @@ impl Drop for EngineThread {
     }
 }
 
-/// A place in the queue. Dropping it gives it back.
+/// A permit in the queue. Dropping it gives it back.
 #[derive(Debug)]
 pub struct Admission {
-    place: Place,
+    permit: Permit,
     thread: Arc<EngineThread>,
 }
 
 impl Admission {
-    /// Hands the request in. It takes one place per choice, and its prompt tokens count, until it first runs.
+    /// Hands the request in. It takes one permit per choice, and its prompt tokens count, until it first runs.
     ///
     /// # Errors
     /// What is wrong with the request, or [`RequestError::Overloaded`].
     pub fn generate(self, request: Request) -> Result<GenerationStream, RequestError> {
-        self.thread.submit(self.place, request)
+        self.thread.submit(self.permit, request)
     }
 }

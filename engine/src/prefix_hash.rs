@@ -1,7 +1,7 @@
 //! Names of KV block contents. A block's keys and values depend on every token before them, so its name is
 //! chained: the hash of its parent's name and its own token ids.
 //!
-//! SipHash-2-4 with 128 bits of output, under a key drawn when the process starts: without the key no one can
+//! SipHash-2-4 with 128 bits of output, under a key sampled when the process starts: without the key no one can
 //! construct two prefixes of the same name, and a chance collision needs about 2^64 KV blocks.
 
 use std::hash::{BuildHasher, Hasher, RandomState};

@@ -56,27 +56,27 @@ impl Queue {
         (self.requests.waiting.load(Relaxed), self.tokens.waiting.load(Relaxed))
     }
 
-    /// Takes a place for one request of yet unknown length.
+    /// Takes a permit for one request of yet unknown length.
     ///
     /// # Errors
     /// [`RequestError::Overloaded`] when none is left.
-    pub fn enter(self: &Arc<Queue>) -> Result<Place, RequestError> {
-        let mut place = Place { queue: Arc::clone(self), requests: 0, tokens: 0 };
-        place.add_requests(1)?;
-        Ok(place)
+    pub fn enter(self: &Arc<Queue>) -> Result<Permit, RequestError> {
+        let mut permit = Permit { queue: Arc::clone(self), requests: 0, tokens: 0 };
+        permit.add_requests(1)?;
+        Ok(permit)
     }
 }
 
-/// A request's place in the queue. Dropping it gives it back.
+/// A request's permit in the queue. Dropping it gives it back.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Permit {
     queue: Arc<Queue>,
     requests: usize,
     tokens: usize,
 }
 
-impl Place {
-    /// Makes the place one of `choices`, at least 1, each with a prompt of `prompt_tokens`. Whatever their length,
+impl Permit {
+    /// Makes the permit one of `choices`, at least 1, each with a prompt of `prompt_tokens`. Whatever their length,
     /// they may wait when no tokens do.
     ///
     /// # Errors
@@ -97,7 +97,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.queue.requests.subtract(self.requests);
         self.queue.tokens.subtract(self.tokens);
@@ -152,9 +152,9 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..10_000 {
-                        let place = queue.enter();
+                        let permit = queue.enter();
                         assert!(queue.waiting().0 <= 3);
-                        drop(place);
+                        drop(permit);
                     }
                 });
             }

@@ -9,7 +9,7 @@ use mosu_models::{SamplingDefaults, TokenLogprobs};
 pub struct Request {
     /// Token ids of the prompt; at least one.
     pub prompt: Vec<u32>,
-    /// How tokens are drawn.
+    /// How tokens are sampled.
     pub sampling: SamplingParams,
     /// When to stop.
     pub stop: StopConditions,
@@ -42,7 +42,7 @@ impl Request {
     }
 }
 
-/// How each token is drawn. Penalties first, then bias, temperature, top-k, top-p, min-p.
+/// How each token is sampled. Penalties first, then bias, temperature, top-k, top-p, min-p.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
     /// 0 to 2; 0 (anything below 0.00001) is greedy.
@@ -102,7 +102,7 @@ impl From<&SamplingDefaults> for SamplingParams {
 pub struct StopConditions {
     /// Most output tokens per choice; `None` is as many as the context holds. 0 only with `prompt_logprobs`.
     pub max_tokens: Option<usize>,
-    /// End tokens and stop tokens cannot be drawn before this many output tokens, and their text is not searched for
+    /// End tokens and stop tokens cannot be sampled before this many output tokens, and their text is not searched for
     /// stop strings.
     pub min_tokens: usize,
     /// Up to 16 texts that end the output, of up to 1024 bytes; they may span tokens. The name of a special token

@@ -9,20 +9,20 @@ use crate::{SamplingParams, StopConditions, sequence::Sequence};
 /// Temperatures below this are greedy: dividing by them would only overflow.
 const MIN_TEMPERATURE: f32 = 1e-5;
 
-/// How the tokens of one choice are drawn.
+/// How the tokens of one choice are sampled.
 #[derive(Debug)]
 pub(crate) struct Sampler {
     params: SampleParams,
     /// A penalty asks for the tokens seen.
     penalizes: bool,
-    /// Draws left in which `params.suppressed` holds.
-    suppressed_draws: usize,
-    /// What is suppressed then.
+    /// Draws left in which `params.banned` holds.
+    banned_draws: usize,
+    /// What is banned then.
     nothing: Arc<[u32]>,
 }
 
 impl Sampler {
-    /// The sampler of choice `choice`, of which nothing is drawn yet.
+    /// The sampler of choice `choice`, of which nothing is sampled yet.
     pub fn new(
         params: &SamplingParams,
         stop: &StopConditions,
@@ -42,7 +42,7 @@ impl Sampler {
                 frequency_penalty: params.frequency_penalty,
                 repetition_penalty: params.repetition_penalty,
                 logit_bias: params.logit_bias.as_slice().into(),
-                suppressed: [end_tokens, &stop.token_ids].concat().into(),
+                banned: [end_tokens, &stop.token_ids].concat().into(),
                 seen: None,
                 seed: choice_seed(seed, choice),
                 position: 0,
@@ -50,7 +50,7 @@ impl Sampler {
             penalizes: params.presence_penalty != 0.0
                 || params.frequency_penalty != 0.0
                 || params.repetition_penalty != 1.0,
-            suppressed_draws: stop.min_tokens,
+            banned_draws: stop.min_tokens,
             nothing: [].into(),
         }
     }
@@ -58,8 +58,8 @@ impl Sampler {
     /// What the draw of a sequence's next token needs. After a first one its slot on the device counts by itself.
     pub fn params(&self, sequence: &mut Sequence) -> SampleParams {
         let mut params = SampleParams { position: sequence.num_tokens() as u64, ..self.params.clone() };
-        if self.suppressed_draws <= sequence.num_pending {
-            params.suppressed = Arc::clone(&self.nothing);
+        if self.banned_draws <= sequence.num_pending {
+            params.banned = Arc::clone(&self.nothing);
         }
         if self.penalizes {
             let load = (!sequence.slot_is_loaded).then(|| seen_tokens(sequence));
@@ -69,9 +69,9 @@ impl Sampler {
         params
     }
 
-    /// Notes that a token was drawn.
+    /// Notes that a token was sampled.
     pub fn observe(&mut self) {
-        self.suppressed_draws = self.suppressed_draws.saturating_sub(1);
+        self.banned_draws = self.banned_draws.saturating_sub(1);
     }
 }
 
@@ -163,20 +163,20 @@ mod tests {
     }
 
     #[test]
-    fn suppresses_end_and_stop_tokens_before_min_tokens() {
+    fn bans_end_and_stop_tokens_before_min_tokens() {
         let stop = StopConditions { min_tokens: 2, token_ids: vec![8], ..StopConditions::default() };
         let (mut both, mut drawing) = (sampler(SamplingParams::default(), stop.clone()), sequence());
-        assert_eq!(*draw(&mut both, &mut drawing, 1).suppressed, [90, 91, 8]);
-        assert_eq!(*draw(&mut both, &mut drawing, 1).suppressed, [90, 91, 8]);
-        assert!(draw(&mut both, &mut drawing, 1).suppressed.is_empty());
+        assert_eq!(*draw(&mut both, &mut drawing, 1).banned, [90, 91, 8]);
+        assert_eq!(*draw(&mut both, &mut drawing, 1).banned, [90, 91, 8]);
+        assert!(draw(&mut both, &mut drawing, 1).banned.is_empty());
         let ahead = sampler(SamplingParams::default(), stop.clone());
         let counts = [0, 1, 2].map(|num_pending| {
             let mut sequence = Sequence { num_pending, ..sequence() };
-            ahead.params(&mut sequence).suppressed.len()
+            ahead.params(&mut sequence).banned.len()
         });
         assert_eq!(counts, [3, 3, 0]);
         let ignoring = sampler(SamplingParams::default(), StopConditions { ignore_eos: true, ..stop });
-        assert_eq!(*ignoring.params(&mut sequence()).suppressed, [8]);
+        assert_eq!(*ignoring.params(&mut sequence()).banned, [8]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) struct Sequence {
     /// Tokens behind `tokens` that steps in flight are drawing, and on which later steps may build.
     pub num_pending: usize,
     /// Which one the last of them is among the draws of its step.
-    pub drawn_by: u32,
+    pub sampled_by: u32,
     /// Most tokens that may be taken from the prefix cache.
     pub max_cached: usize,
     /// Tokens found in the prefix cache when the sequence first ran.
@@ -46,7 +46,7 @@ impl Sequence {
             tokens: prompt,
             num_computed: 0,
             num_pending: 0,
-            drawn_by: 0,
+            sampled_by: 0,
             max_cached: usize::MAX,
             num_cached: None,
             slot: 0,
@@ -60,13 +60,13 @@ impl Sequence {
         self.tokens.len() + self.num_pending
     }
 
-    /// Tokens still to be computed before the next one can be drawn. 1 is a decode, more are a prefill; with 0 the
+    /// Tokens still to be computed before the next one can be sampled. 1 is a decode, more are a prefill; with 0 the
     /// sequence waits for what is in flight.
     pub fn num_uncomputed(&self) -> usize {
         self.num_tokens() - self.num_computed
     }
 
-    /// Adds a drawn token. It was pending, unless nothing could be built on it.
+    /// Adds a sampled token. It was pending, unless nothing could be built on it.
     pub fn push(&mut self, token: u32) {
         self.tokens.push(token);
         self.num_pending = self.num_pending.saturating_sub(1);

@@ -21,7 +21,7 @@ pub struct Stats {
     pub prompt_tokens: u64,
     /// Those of them that came from the prefix cache.
     pub cached_prompt_tokens: u64,
-    /// Tokens drawn.
+    /// Tokens sampled.
     pub output_tokens: u64,
     /// Times that a sequence lost its KV blocks to an older one.
     pub preemptions: u64,

@@ -52,7 +52,7 @@ pub(crate) fn validate(request: &Request, limits: &Limits) -> Result<usize, Requ
     output_tokens(request, limits)
 }
 
-/// Checks how tokens are to be drawn.
+/// Checks how tokens are to be sampled.
 ///
 /// # Errors
 /// As [`validate`].
@@ -96,7 +96,7 @@ fn output_tokens(request: &Request, limits: &Limits) -> Result<usize, RequestErr
     if asked > context.saturating_sub(prompt_tokens) || prompt_tokens > context {
         return Err(RequestError::ContextLength { prompt_tokens, max_tokens: asked, context });
     }
-    // The last token drawn is never computed.
+    // The last token sampled is never computed.
     let needed = limits.kv_groups.blocks_for(prompt_tokens + asked.saturating_sub(1));
     if needed > limits.num_kv_blocks {
         return Err(RequestError::CacheTooSmall { needed, available: limits.num_kv_blocks });

@@ -1,4 +1,4 @@
-//! Promise 1: the same request gets the same tokens and log-probabilities, to the bit, alone or in company, prefilled
+//! Promise 1: the same request gets the same tokens and log-probabilities, to the bit, alone or among others, prefilled
 //! whole or in chunks, from a cold cache or a prefix hit, after a preemption, with any number of threads.
 //!
 //! On the processor the demonstration model runs all of it, on the simulated GPU a smaller one, since there a second
@@ -20,7 +20,7 @@ struct Setup {
     options: EngineOptions,
     /// What prompts repeat.
     question: &'static str,
-    companies: &'static [usize],
+    others: &'static [usize],
     chunks: &'static [usize],
     /// Tokens of the answers that are preempted, and tokens for which there are KV blocks then.
     long: usize,
@@ -40,7 +40,7 @@ fn cpu() -> &'static Setup {
             ..EngineOptions::default()
         },
         question: "What is mosu, and how do I serve a model with it on my own machine? 模速是什么？",
-        companies: &[2, 7, 32],
+        others: &[2, 7, 32],
         chunks: &[1, 16, 64, 4096],
         long: 80,
         cache_tokens: 384,
@@ -56,7 +56,7 @@ fn gpu() -> Option<&'static Setup> {
             options: small(cuda()?, "bfloat16"),
             // Four of them are more than the 256 positions that attention splits contexts into.
             question: "What is mosu, and how do I serve a model with it? 模速是什么",
-            companies: &[2, 5],
+            others: &[2, 5],
             chunks: &[1, 48, 4096],
             long: 40,
             cache_tokens: 288,
@@ -71,7 +71,7 @@ fn sliding(device: &str) -> Setup {
     Setup {
         options: EngineOptions { threads: Some(2), ..small(device, "sliding") },
         question: "What is mosu, and how do I serve a model with it?",
-        companies: &[2, 5],
+        others: &[2, 5],
         chunks: &[1, 16, 48, 4096],
         long: 40,
         cache_tokens: 208,
@@ -86,7 +86,7 @@ fn sliding_cpu() -> &'static Setup {
 
 fn sliding_gpu() -> Option<&'static Setup> {
     static SETUP: OnceLock<Option<Setup>> = OnceLock::new();
-    let setup = || Some(Setup { companies: &[3], chunks: &[16, 4096], ..sliding(cuda()?) });
+    let setup = || Some(Setup { others: &[3], chunks: &[16, 4096], ..sliding(cuda()?) });
     SETUP.get_or_init(setup).as_ref()
 }
 
@@ -128,7 +128,7 @@ macro_rules! on_every_device {
 }
 on_every_device! {
     answers_are_long_and_choices_differ
-    company_does_not_matter
+    co_batched_requests_do_not_matter
     chunks_do_not_matter
     a_prefix_hit_does_not_matter
     a_preemption_does_not_matter
@@ -235,14 +235,14 @@ fn answers_are_long_and_choices_differ(setup: &Setup) {
     assert_ne!(choices[0].0, choices[1].0);
 }
 
-fn company_does_not_matter(setup: &Setup) {
+fn co_batched_requests_do_not_matter(setup: &Setup) {
     let engine = setup.engine();
-    for &company in setup.companies {
-        let requests = || (0..company).map(|number| setup.request(number));
+    for &others in setup.others {
+        let requests = || (0..others).map(|number| setup.request(number));
         let alone: Vec<Answer> = requests().map(|request| answer(engine, request)).collect();
         let found = together(engine, requests().chain([setup.probe()]).collect());
-        assert_eq!(found[..company], alone, "{company} together");
-        assert_eq!(&found[company], setup.expected(), "the probe among {company}");
+        assert_eq!(found[..others], alone, "{others} together");
+        assert_eq!(&found[others], setup.expected(), "the probe among {others}");
     }
 }
 

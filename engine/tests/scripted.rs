@@ -16,7 +16,7 @@ use mosu_models::{
 };
 
 use crate::{
-    active_request::TextRules,
+    active_request::OutputProcessor,
     block_manager::BlockManager,
     core::{CoreParts, StepModel},
     detokenizer::TokenPieces,
@@ -30,7 +30,7 @@ pub(crate) const VOCAB_SIZE: u32 = 32;
 pub(crate) const END_TOKEN: u32 = 0;
 /// Makes the tokenizer panic.
 pub(crate) const PANIC_TOKEN: u32 = VOCAB_SIZE - 1;
-/// Makes the draw fail. None of these is drawn unless a logit bias of 100 asks for it.
+/// Makes the draw fail. None of these is sampled unless a logit bias of 100 asks for it.
 pub(crate) const FAULT_TOKEN: u32 = VOCAB_SIZE - 2;
 
 /// What a KV slot stands for.
@@ -57,8 +57,8 @@ pub(crate) struct ScriptedModel {
     steps: u64,
     /// Results that nobody has asked for yet.
     in_flight: VecDeque<Result<StepOutput, String>>,
-    /// What the last step drew, for those who build on it.
-    drawn: Vec<u32>,
+    /// What the last step sampled, for those who build on it.
+    sampled: Vec<u32>,
     /// What the slots of [`SeenTokens`] hold: how often each token seen is in the output.
     seen: HashMap<u32, BTreeMap<u32, u32>>,
     pub fault: Option<Fault>,
@@ -74,20 +74,20 @@ impl ScriptedModel {
             written: HashSet::new(),
             steps: 0,
             in_flight: VecDeque::new(),
-            drawn: Vec::new(),
+            sampled: Vec::new(),
             seen: HashMap::new(),
             fault: None,
             gate: None,
         }
     }
 
-    /// The token of a row: told, or drawn by the step before, which must not have been waited for.
+    /// The token of a row: told, or sampled by the step before, which must not have been waited for.
     fn input_token(&self, batch: &Batch, row: usize) -> u32 {
         let Ok(index) = batch.pending.binary_search_by_key(&(row as u32), |pending| pending.row) else {
             return batch.token_ids[row];
         };
         assert_eq!((batch.token_ids[row], self.in_flight.len()), (0, 1), "a token that is known already");
-        self.drawn[batch.pending[index].drawn_by as usize]
+        self.sampled[batch.pending[index].sampled_by as usize]
     }
 
     /// Checks the rows of one sequence against the shadow, and writes them. Returns each row's value.
@@ -193,7 +193,7 @@ impl StepModel for ScriptedModel {
             rows.map(|row| logits(row, values[row.row as usize], &mut self.seen)).collect();
         let draws = batch.logit_rows.iter().zip(&rows);
         let draws = draws.filter(|(row, _)| matches!(row.token, LogitToken::Sampled(_)));
-        self.drawn = draws.map(|(_, row)| row.token).collect();
+        self.sampled = draws.map(|(_, row)| row.token).collect();
         self.in_flight.push_back(Ok(StepOutput { rows }));
         assert!(self.in_flight.len() <= 2, "more than two steps in flight");
         Ok(())
@@ -243,7 +243,7 @@ fn draw(prefix: u64, params: &SampleParams, slots: &mut HashMap<u32, BTreeMap<u3
     if let Some(&(favourite, _)) = params.logit_bias.iter().find(|(_, bias)| *bias >= 100.0) {
         token = favourite;
     }
-    while params.suppressed.contains(&token) {
+    while params.banned.contains(&token) {
         token = (token + 1) % FAULT_TOKEN;
     }
     if let Some(counts) = &mut counts {
@@ -312,7 +312,7 @@ impl Size {
         let blocks = BlockManager::new(self.num_blocks, self.groups());
         CoreParts {
             model: Box::new(model),
-            rules: TextRules {
+            processor: OutputProcessor {
                 tokens: Arc::new(ScriptedText),
                 end_tokens: vec![END_TOKEN],
                 vocab_size: VOCAB_SIZE as usize,

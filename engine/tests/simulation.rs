@@ -213,7 +213,7 @@ impl Episode {
             Caller { request: request.clone(), told: Told::default(), must_start: self.step + bound as u64 };
         self.callers.insert(id, caller);
         let place = self.queue.enter().expect("the queue has no bound here");
-        self.core.submit(Submission { id, request, max_tokens, place });
+        self.core.submit(Submission { id, request, max_tokens, permit: place });
     }
 
     fn abort_someone(&mut self) {
@@ -283,7 +283,7 @@ fn run_alone(request: &Request, limits: &Limits, size: &Size) -> Told {
     let mut core = Core::new(size.parts(size.model()));
     let place = Queue::new(usize::MAX, usize::MAX).enter().unwrap();
     let max_tokens = validate(request, limits).unwrap();
-    core.submit(Submission { id: 0, request: request.clone(), max_tokens, place });
+    core.submit(Submission { id: 0, request: request.clone(), max_tokens, permit: place });
     let mut told = Told::default();
     while !core.is_idle() {
         core.step().unwrap();

@@ -49,7 +49,7 @@ fn a_stop_string_that_names_a_special_token_stops_at_its_id() {
     }
     request.stop.min_tokens = end + 1;
     let (_, longer, ..) = collect(&mut generate(&engine, request));
-    assert!(longer.len() > end + 1, "as any stop token it cannot be drawn before min_tokens");
+    assert!(longer.len() > end + 1, "as any stop token it cannot be sampled before min_tokens");
 }
 
 #[test]

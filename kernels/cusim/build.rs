@@ -30,7 +30,7 @@ fn main() -> Result<()> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     println!("cargo:rerun-if-env-changed=CXX");
     println!("cargo:rustc-check-cfg=cfg(simulated)");
-    for folder in ["include", "sim", "driver", "planted", "conformance", "../src/cuh", "../src/ops"] {
+    for folder in ["include", "sim", "driver", "defects", "conformance", "../src/cuh", "../src/ops"] {
         println!("cargo:rerun-if-changed={}", root.join(folder).display());
     }
     if env::var("CARGO_CFG_TARGET_ARCH")? != "x86_64" || env::var("CARGO_CFG_TARGET_OS")? != "linux" {
@@ -48,7 +48,7 @@ fn build(root: &Path, out: &Path) -> Result<()> {
     let runtime = compiler.objects(&sources(&root.join("sim"), "cpp")?, &[])?;
     let driver = compiler.objects(&sources(&root.join("driver"), "cpp")?, &[])?;
     let ops = compiler.objects(&sources(&root.join("../src/ops"), "cu")?, KERNEL)?;
-    let mut tests = sources(&root.join("planted"), "cu")?;
+    let mut tests = sources(&root.join("defects"), "cu")?;
     tests.extend(sources(&root.join("conformance"), "cu")?);
     let tests = compiler.objects(&tests, KERNEL)?;
 
@@ -94,7 +94,7 @@ struct Compiler {
 impl Compiler {
     fn new(root: &Path, out: &Path) -> Result<Self> {
         let mut headers = fs::metadata(root.join("build.rs"))?.modified()?;
-        for folder in ["include", "sim", "driver", "planted", "conformance", "../src/cuh"] {
+        for folder in ["include", "sim", "driver", "defects", "conformance", "../src/cuh"] {
             for extension in ["h", "cuh"] {
                 for header in sources(&root.join(folder), extension)? {
                     headers = headers.max(fs::metadata(header)?.modified()?);

@@ -36,8 +36,8 @@ pub(crate) fn decode(out: ViewMut<'_>, matrices: &[&Matrix]) -> Result<()> {
     }
 }
 
-/// The halves of `kv_b_proj` as [`absorb_queries`](crate::ops::absorb_queries) and
-/// [`expand_values`](crate::ops::expand_values) read them: `w_uk [Hq, L, N]` and `w_uv [Hq, D, L]`.
+/// The halves of `kv_b_proj` as [`absorb_w_uk`](crate::ops::absorb_w_uk) and
+/// [`up_project_w_uv`](crate::ops::up_project_w_uv) read them: `w_uk [Hq, L, N]` and `w_uv [Hq, D, L]`.
 ///
 /// - `kv_b`: any float `[Hq·(N + D), L]`, of each head N rows of keys, then D rows of values
 /// - `nope`: N

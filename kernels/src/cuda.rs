@@ -7,14 +7,14 @@
 mod arena;
 mod device;
 mod driver;
-mod facts;
-mod fetch;
+mod fatbins;
 mod graph;
-mod images;
 mod launch;
 mod memory;
 mod modules;
 mod pinned;
+mod properties;
+mod readback;
 mod report;
 mod staging;
 mod table;
@@ -23,10 +23,10 @@ mod table;
 mod tests;
 
 pub use device::CudaDevice;
-pub(crate) use fetch::CudaFetch;
 pub use graph::CudaGraph;
 pub(crate) use launch::{Args, Grid, float_type};
 pub(crate) use memory::CudaBuffer;
+pub(crate) use readback::CudaReadback;
 pub use report::{Gpu, gpus};
 
 /// An address in device memory.

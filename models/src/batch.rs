@@ -9,7 +9,7 @@ use mosu_kernels::ops::{SampleParams, TokenLogprobs};
 pub struct Batch {
     /// `[T]` input token of each row.
     pub token_ids: Vec<u32>,
-    /// Rows whose token is still being drawn, in ascending order; their `token_ids` are 0.
+    /// Rows whose token is still being sampled, in ascending order; their `token_ids` are 0.
     pub pending: Vec<PendingToken>,
     /// `[T]` position of each row in its sequence, from 0.
     pub positions: Vec<u32>,
@@ -72,8 +72,8 @@ pub struct PendingToken {
     /// Index among the batch's rows.
     pub row: u32,
     /// Which one it is of the tokens that the step before draws, in the order of its logit rows. If nothing could be
-    /// drawn there, this row's results are meaningless.
-    pub drawn_by: u32,
+    /// sampled there, this row's results are meaningless.
+    pub sampled_by: u32,
 }
 
 /// A row whose logits are wanted.
@@ -90,7 +90,7 @@ pub struct LogitRow {
 /// Where a row's token comes from.
 #[derive(Clone, Debug)]
 pub enum LogitToken {
-    /// Drawn from the row's distribution.
+    /// Sampled from the row's distribution.
     Sampled(SampleParams),
     /// Given: the next token of the prompt, whose log-probability was asked for.
     Given(u32),
@@ -106,7 +106,7 @@ pub struct StepOutput {
 /// What came of one [`LogitRow`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LogitOutput {
-    /// The token drawn, or the one given. Meaningless if there is a fault.
+    /// The token sampled, or the one given. Meaningless if there is a fault.
     pub token: u32,
     /// Log-probabilities of the unmodified logits, when asked for.
     pub logprobs: Option<TokenLogprobs>,
@@ -117,8 +117,8 @@ pub struct LogitOutput {
 /// A row of logits that is of no use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogitFault {
-    /// No token can be drawn: the logits are not finite, or every token is suppressed.
-    #[error("no token can be drawn: the logits are not finite, or every token is suppressed")]
+    /// No token can be sampled: the logits are not finite, or every token is banned.
+    #[error("no token can be sampled: the logits are not finite, or every token is banned")]
     NoToken,
     /// The logits have no softmax.
     #[error("the log-probabilities are not finite")]

@@ -2,7 +2,7 @@
 
 use mosu_kernels::{
     KernelError,
-    ops::{MAX_BIASED_TOKENS, MAX_SUPPRESSED},
+    ops::{MAX_BANNED, MAX_BIASED_TOKENS},
 };
 
 use crate::{
@@ -45,17 +45,17 @@ pub(crate) struct BatchLimits {
 }
 
 impl BatchLimits {
-    /// Checks every field of a batch, before which a step drew `num_drawn` tokens.
+    /// Checks every field of a batch, before which a step sampled `num_sampled` tokens.
     ///
     /// # Errors
     /// [`StepError::Batch`] naming the first field that is wrong.
-    pub fn check(&self, batch: &Batch, num_drawn: usize) -> Result<(), StepError> {
+    pub fn check(&self, batch: &Batch, num_sampled: usize) -> Result<(), StepError> {
         self.check_lengths(batch)?;
         for sequence in 0..batch.num_sequences() {
             self.check_sequence(batch, sequence)?;
         }
         self.check_tokens("token_ids", batch.token_ids.iter().copied())?;
-        self.check_pending(batch, num_drawn)?;
+        self.check_pending(batch, num_sampled)?;
         let (mut previous, mut draws) = (0, 0);
         for logit_row in &batch.logit_rows {
             self.check_logit_row(logit_row, previous, batch.num_rows())?;
@@ -68,16 +68,16 @@ impl BatchLimits {
         Ok(())
     }
 
-    fn check_pending(&self, batch: &Batch, num_drawn: usize) -> Result<(), StepError> {
+    fn check_pending(&self, batch: &Batch, num_sampled: usize) -> Result<(), StepError> {
         let mut next = 0;
-        for PendingToken { row, drawn_by } in &batch.pending {
+        for PendingToken { row, sampled_by } in &batch.pending {
             if *row < next || *row as usize >= batch.num_rows() {
                 let message = format!("row {row} of {}, expected {next} or more", batch.num_rows());
                 return Err(wrong("pending.row", message));
             }
-            if *drawn_by as usize >= num_drawn {
-                let message = format!("{drawn_by}: the step before drew {num_drawn} tokens");
-                return Err(wrong("pending.drawn_by", message));
+            if *sampled_by as usize >= num_sampled {
+                let message = format!("{sampled_by}: the step before sampled {num_sampled} tokens");
+                return Err(wrong("pending.sampled_by", message));
             }
             next = row + 1;
         }
@@ -210,13 +210,13 @@ impl BatchLimits {
         }
         let lengths = [
             ("logit_bias", params.logit_bias.len(), MAX_BIASED_TOKENS),
-            ("suppressed", params.suppressed.len(), MAX_SUPPRESSED),
+            ("banned", params.banned.len(), MAX_BANNED),
         ];
         if let Some((field, found, most)) = lengths.into_iter().find(|(_, found, most)| found > most) {
             return Err(wrong(field, format!("{found} entries, at most {most}")));
         }
         self.check_tokens("logit_bias", params.logit_bias.iter().map(|(id, _)| *id))?;
-        self.check_tokens("suppressed", params.suppressed.iter().copied())?;
+        self.check_tokens("banned", params.banned.iter().copied())?;
         params.seen.as_ref().map_or(Ok(()), |seen| self.check_seen(seen))
     }
 

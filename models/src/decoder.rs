@@ -153,7 +153,7 @@ impl Decoder {
     }
 
     /// As [`Decoder::forward`] for at most [`LOGIT_ROWS`](crate::workspace::LOGIT_ROWS) rows whose logits are all wanted;
-    /// launches nothing but ops, so that it can be recorded. Each time it has run, [`Decoder::has_decoded`] must be told.
+    /// launches nothing but ops, so that it can be captured. Each time it has run, [`Decoder::has_decoded`] must be told.
     pub fn decode(&mut self, inputs: &Inputs<'_>) -> Result<()> {
         self.forward(inputs)?;
         // The last norm of `forward` is of all rows.

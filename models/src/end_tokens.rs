@@ -9,7 +9,7 @@ use crate::{
     LoadError, ModelSource, SpecialTokens, Tokenizer, config_json::ConfigJson, source::MAX_TOKENIZER_BYTES,
 };
 
-/// With the stop tokens of a request they must fit [`MAX_SUPPRESSED`](crate::MAX_SUPPRESSED): all are until `min_tokens`.
+/// With the stop tokens of a request they must fit [`MAX_BANNED`](crate::MAX_BANNED): all are until `min_tokens`.
 const MAX_END_TOKENS: usize = 512;
 
 /// Token ids that begin and end a text.
@@ -20,7 +20,7 @@ pub(crate) struct EndTokens {
 }
 
 impl EndTokens {
-    /// Reads them; ids outside the vocabulary can never be drawn and are left out.
+    /// Reads them; ids outside the vocabulary can never be sampled and are left out.
     pub fn read(
         source: &ModelSource,
         config: &ConfigJson,
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn more_end_tokens_than_a_draw_can_suppress_are_refused() {
+    fn more_end_tokens_than_a_draw_can_ban_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let source = ModelSource::Directory(dir.path().into());
         let read = |count: u32| {

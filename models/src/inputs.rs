@@ -144,11 +144,11 @@ impl InputBuffer {
         Ok(InputBuffer { words: to.zeros([words], DType::U32)?, packed: Vec::new() })
     }
 
-    /// Copies a checked batch; tokens that are pending are taken from those `drawn`, u32 `[D]`, by the step before.
+    /// Copies a checked batch; tokens that are pending are taken from those `sampled`, u32 `[D]`, by the step before.
     ///
     /// # Errors
     /// When its block tables are larger than planned, or the device failed.
-    pub fn load(&mut self, device: &Device, batch: &Batch, drawn: View<'_>) -> Result<Inputs<'_>> {
+    pub fn load(&mut self, device: &Device, batch: &Batch, sampled: View<'_>) -> Result<Inputs<'_>> {
         let (rows, sequences) = (batch.num_rows(), batch.num_sequences());
         let table_shape = [sequences, batch.block_table_width];
         let places = Places::new(&Lengths {
@@ -168,7 +168,7 @@ impl InputBuffer {
         if !batch.pending.is_empty() {
             let (words, rest) = self.words.view_mut()?.split(rows)?;
             let pairs = rest.as_view().slice(places.pending.start - rows, places.pending.len())?;
-            ops::take_tokens(device, words, drawn, pairs.prefix([batch.pending.len(), 2])?)?;
+            ops::gather_token_ids(device, words, sampled, pairs.prefix([batch.pending.len(), 2])?)?;
         }
         let words = self.words.view();
         let view = |place: &Range<usize>| words.slice(place.start, place.len());
@@ -192,7 +192,7 @@ impl InputBuffer {
         for (group, kv) in batch.kv.iter().enumerate() {
             add(places.block_tables.of(group), &mut kv.block_tables.iter().copied());
         }
-        let pairs = batch.pending.iter().flat_map(|pending| [pending.row, pending.drawn_by]);
+        let pairs = batch.pending.iter().flat_map(|pending| [pending.row, pending.sampled_by]);
         add(places.pending.clone(), &mut { pairs });
     }
 }

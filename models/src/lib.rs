@@ -9,6 +9,7 @@ mod batch_check;
 mod chat_template;
 mod checkpoint;
 mod config_json;
+mod cuda_graphs;
 mod decoder;
 mod demo;
 mod dummy;
@@ -28,7 +29,6 @@ mod plan;
 mod position_tables;
 mod python_json;
 mod quantization;
-mod recorded;
 mod rope;
 mod safetensors_header;
 mod sampler;
@@ -53,9 +53,9 @@ pub use model::{LoadFormat, LoadProgress, Model, ModelOptions, USUAL_TOKENS};
 pub use mosu_kernels::{
     DType, Device, Gpu, KernelError, gpus, limits,
     ops::{
-        Activation, AttentionMask, ExpertGroups, Glu, GroupRank, MAX_BIASED_TOKENS, MAX_SUPPRESSED, NormKind,
-        NormOrder, NormSpan, Renormalize, RopeLayout, Router, RouterLogits, RouterScore, SampleParams,
-        SeenToken, SeenTokens, TokenLogprobs, WeighExperts,
+        Activation, ApplyRouterWeight, AttentionMask, ExpertGroups, Glu, GroupRank, MAX_BANNED,
+        MAX_BIASED_TOKENS, NormKind, NormOrder, NormSpan, Renormalize, RopeLayout, Router, RouterLogits,
+        RouterScore, SampleParams, SeenToken, SeenTokens, TokenLogprobs,
     },
 };
 pub use plan::MemoryPlan;

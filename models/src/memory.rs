@@ -8,7 +8,7 @@ use mosu_kernels::{Device, Result};
 /// by itself.
 const UNKNOWN: u64 = 64 << 30;
 
-/// Most of a GPU's memory that is left to its driver: recorded graphs, launch queues and its own rounding. All that the
+/// Most of a GPU's memory that is left to its driver: captured graphs, launch queues and its own rounding. All that the
 /// model itself takes is planned.
 const LEFT_TO_DRIVER: u64 = 128 << 20;
 

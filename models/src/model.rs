@@ -9,8 +9,8 @@ mod tests;
 use mosu_kernels::{Device, Result as DeviceResult};
 
 use crate::{
-    Batch, ModelInfo, StepError, StepOutput, batch_check::BatchLimits, decoder::Decoder, inputs::InputBuffer,
-    recorded::RecordedSteps, sampler::Sampler, workspace::LOGIT_ROWS,
+    Batch, ModelInfo, StepError, StepOutput, batch_check::BatchLimits, cuda_graphs::CudaGraphs,
+    decoder::Decoder, inputs::InputBuffer, sampler::Sampler, workspace::LOGIT_ROWS,
 };
 pub use options::{LoadFormat, ModelOptions, USUAL_TOKENS};
 pub use progress::LoadProgress;
@@ -19,8 +19,8 @@ pub use progress::LoadProgress;
 pub struct Model {
     device: Device,
     inputs: InputBuffer,
-    recorded: RecordedSteps,
-    record_steps: bool,
+    graphs: CudaGraphs,
+    cuda_graphs: bool,
     decoder: Decoder,
     sampler: Sampler,
     limits: BatchLimits,
@@ -39,7 +39,7 @@ impl Model {
     }
 
     /// Computes one step: keys and values of the batch's rows go to their slots, and `output` gets one entry per logit
-    /// row, its token drawn on the device.
+    /// row, its token sampled on the device.
     ///
     /// # Errors
     /// As [`Model::start`] and [`Model::finish`].
@@ -70,23 +70,23 @@ impl Model {
     }
 
     fn check(&self, batch: &Batch) -> Result<(), StepError> {
-        let num_drawn = self.sampler.drawn()?.shape().elements();
-        self.limits.check(batch, num_drawn)
+        let num_sampled = self.sampler.sampled()?.shape().elements();
+        self.limits.check(batch, num_sampled)
     }
 
-    /// Computes the hidden states of a checked batch, launch by launch or as a recorded decode.
+    /// Computes the hidden states of a checked batch, launch by launch or as a captured decode.
     fn compute(&mut self, batch: &Batch) -> DeviceResult<()> {
-        let Model { device, inputs, recorded, record_steps, decoder, sampler, .. } = self;
-        let drawn = sampler.drawn()?;
-        let shape = if *record_steps { recorded.shape_of(batch) } else { None };
+        let Model { device, inputs, graphs, cuda_graphs, decoder, sampler, .. } = self;
+        let sampled = sampler.sampled()?;
+        let shape = if *cuda_graphs { graphs.shape_of(batch) } else { None };
         match (&*device, shape) {
             (Device::Cuda(gpu), Some(shape)) => {
-                let inputs = inputs.load(device, recorded.pad(batch, shape), drawn)?;
-                recorded.run(gpu, shape, || decoder.decode(&inputs))?;
+                let inputs = inputs.load(device, graphs.pad(batch, shape), sampled)?;
+                graphs.run(gpu, shape, || decoder.decode(&inputs))?;
                 decoder.has_decoded();
                 Ok(())
             }
-            _ => decoder.forward(&inputs.load(device, batch, drawn)?),
+            _ => decoder.forward(&inputs.load(device, batch, sampled)?),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use mosu_kernels::{
-    Allocator, DType, Device, Fetch, Result as DeviceResult, Tensor, View,
+    Allocator, DType, Device, Readback, Result as DeviceResult, Tensor, View,
     ops::{self, LogprobRow, LogprobTarget, NO_TOKEN, SampleRow, SampleWorkspace, TokenLogprobs},
 };
 
@@ -21,9 +21,9 @@ const USUAL_TOP: usize = 20;
 pub(crate) struct Sampler {
     workspace: SampleWorkspace,
     vocab_size: usize,
-    /// u32 `[max_rows]`: first the tokens that the last step drew, [`Sampler::num_drawn`] of them.
-    drawn: Tensor,
-    num_drawn: usize,
+    /// u32 `[max_rows]`: first the tokens that the last step sampled, [`Sampler::num_sampled`] of them.
+    sampled: Tensor,
+    num_sampled: usize,
     /// u32: log-probabilities of up to [`LOGIT_ROWS`] rows.
     reports: Tensor,
     in_flight: VecDeque<Step>,
@@ -34,8 +34,8 @@ pub(crate) struct Sampler {
 /// A step's results on their way.
 struct Step {
     rows: Vec<Expected>,
-    /// For every [`LOGIT_ROWS`] rows the tokens drawn, then the reports.
-    results: Fetch,
+    /// For every [`LOGIT_ROWS`] rows the tokens sampled, then the reports.
+    results: Readback,
 }
 
 /// What will come for a logit row.
@@ -61,17 +61,17 @@ impl Sampler {
         Ok(Sampler {
             workspace: SampleWorkspace::new(to, vocab_size, max_sequences)?,
             vocab_size,
-            drawn: to.zeros([max_rows], DType::U32)?,
-            num_drawn: 0,
+            sampled: to.zeros([max_rows], DType::U32)?,
+            num_sampled: 0,
             reports: to.zeros([LOGIT_ROWS * row.words(vocab_size)], DType::U32)?,
             in_flight: VecDeque::new(),
             spare: Vec::new(),
         })
     }
 
-    /// u32 `[D]`: the tokens that the last step drew, in the order of its logit rows.
-    pub fn drawn(&self) -> DeviceResult<View<'_>> {
-        self.drawn.rows(self.num_drawn)
+    /// u32 `[D]`: the tokens that the last step sampled, in the order of its logit rows.
+    pub fn sampled(&self) -> DeviceResult<View<'_>> {
+        self.sampled.rows(self.num_sampled)
     }
 
     /// Fails when so many steps are in flight that no other may be started.
@@ -92,9 +92,9 @@ impl Sampler {
     pub fn start(&mut self, device: &Device, decoder: &mut Decoder, batch: &Batch) -> DeviceResult<()> {
         let mut step = match self.spare.pop() {
             Some(step) => step,
-            None => Step { rows: Vec::new(), results: Fetch::new(device)? },
+            None => Step { rows: Vec::new(), results: Readback::new(device)? },
         };
-        self.num_drawn = 0;
+        self.num_sampled = 0;
         step.rows.clear();
         for wanted in batch.logit_rows.chunks(LOGIT_ROWS) {
             let rows: Vec<u32> = wanted.iter().map(|wanted| wanted.row).collect();
@@ -128,13 +128,13 @@ impl Sampler {
         step: &mut Step,
     ) -> DeviceResult<Vec<LogprobRow>> {
         let (mut draws, mut reports) = (Vec::with_capacity(wanted.len()), Vec::new());
-        let first = self.num_drawn;
+        let first = self.num_sampled;
         for (row, wanted) in wanted.iter().enumerate() {
             let (given, target) = match &wanted.token {
                 LogitToken::Given(token) => (Some(*token), LogprobTarget::Token(*token)),
                 LogitToken::Sampled(params) => {
                     draws.push(SampleRow { row, params });
-                    (None, LogprobTarget::Drawn(first + draws.len() - 1))
+                    (None, LogprobTarget::Sampled(first + draws.len() - 1))
                 }
             };
             let report = wanted.logprobs.map(|top| LogprobRow { row, target, top: top as usize });
@@ -142,15 +142,15 @@ impl Sampler {
             reports.extend(report);
         }
         if !draws.is_empty() {
-            let tokens = self.drawn.view_mut()?.into_slice(first, draws.len())?;
+            let tokens = self.sampled.view_mut()?.into_slice(first, draws.len())?;
             ops::sample(device, tokens, logits, &draws, &mut self.workspace)?;
-            step.results.start(self.drawn.view().slice(first, draws.len())?)?;
-            self.num_drawn += draws.len();
+            step.results.start(self.sampled.view().slice(first, draws.len())?)?;
+            self.num_sampled += draws.len();
         }
         Ok(reports)
     }
 
-    /// Works out log-probabilities, of tokens that are drawn by then.
+    /// Works out log-probabilities, of tokens that are sampled by then.
     fn report(
         &mut self,
         device: &Device,
@@ -165,7 +165,13 @@ impl Sampler {
         if words > self.reports.shape().elements() {
             self.reports = Tensor::zeros_on(device, [words], DType::U32)?;
         }
-        ops::logprobs(device, self.reports.rows_mut(words)?, logits, self.drawn.rows(self.num_drawn)?, rows)?;
+        ops::logprobs(
+            device,
+            self.reports.rows_mut(words)?,
+            logits,
+            self.sampled.rows(self.num_sampled)?,
+            rows,
+        )?;
         step.results.start(self.reports.rows(words)?)
     }
 }
@@ -174,9 +180,9 @@ impl Sampler {
 fn unpack(rows: &[Expected], mut words: &[u32], outputs: &mut Vec<LogitOutput>) {
     let mut take = |count: usize| words.split_off(..count).unwrap_or_default();
     for rows in rows.chunks(LOGIT_ROWS) {
-        let mut drawn = take(rows.iter().filter(|row| row.given.is_none()).count()).iter();
+        let mut sampled = take(rows.iter().filter(|row| row.given.is_none()).count()).iter();
         for row in rows {
-            let token = row.given.or_else(|| drawn.next().copied()).unwrap_or(NO_TOKEN);
+            let token = row.given.or_else(|| sampled.next().copied()).unwrap_or(NO_TOKEN);
             outputs.push(unpack_row(token, take(row.report)));
         }
     }

@@ -1,4 +1,4 @@
-//! How a model's publisher has its tokens drawn, from generation_config.json.
+//! How a model's publisher has its tokens sampled, from generation_config.json.
 
 use std::fmt;
 

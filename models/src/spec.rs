@@ -8,7 +8,7 @@ mod rope;
 pub use mixer::{AttentionSpec, LatentAttentionSpec, LowRankSpec, Mixer, QkNormSpec, Temperature};
 use mosu_kernels::{
     DType,
-    ops::{Activation, Glu, NormKind, Router, WeighExperts},
+    ops::{Activation, ApplyRouterWeight, Glu, NormKind, Router},
 };
 pub use rope::{RopeScaling, RopeSpec};
 
@@ -114,7 +114,7 @@ pub enum FfnSpec {
 }
 
 impl FfnSpec {
-    /// The network of a dense layer, or the one that all tokens visit in a sparse layer.
+    /// The network of a dense layer, or the shared expert of a sparse layer.
     pub fn dense(&self) -> Option<&DenseSpec> {
         match self {
             FfnSpec::Dense(dense) => Some(dense),
@@ -156,7 +156,7 @@ pub enum FfnActivation {
 pub struct MoeSpec {
     /// Experts of the layer.
     pub num_experts: usize,
-    /// Experts that a token visits.
+    /// Experts that a token is routed to.
     pub num_experts_per_tok: usize,
     /// Width of one expert.
     pub intermediate_size: usize,
@@ -169,16 +169,16 @@ pub struct MoeSpec {
     /// The router's projection has a bias.
     pub router_bias: bool,
     /// A learned bias per expert takes part in the choice, not in the weight.
-    pub selection_bias: bool,
+    pub e_score_correction_bias: bool,
     /// A learned multiplier per expert takes part in the weight.
     pub expert_scale: bool,
     /// Whether an expert's input or its output is weighted.
-    pub weigh: WeighExperts,
-    /// A network that all tokens visit.
+    pub weigh: ApplyRouterWeight,
+    /// A shared expert, which all tokens go through.
     pub shared: Option<SharedSpec>,
 }
 
-/// A network beside the experts: `(experts + [sigmoid(gate(x)) *] network(x)) * sum_scale`.
+/// A shared expert: `(experts + [sigmoid(gate(x)) *] network(x)) * sum_scale`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SharedSpec {
     /// The network.

@@ -38,7 +38,7 @@ pub(crate) struct TensorNames {
     /// Attention's sinks, whole.
     pub sinks: &'static str,
     /// The projection to the heads' gates.
-    pub head_gate: &'static str,
+    pub output_gate: &'static str,
     /// Output projection of attention.
     pub o_proj: &'static str,
     /// The norm before the feed-forward part.
@@ -50,12 +50,12 @@ pub(crate) struct TensorNames {
     /// A sparse layer's router.
     pub router: &'static str,
     /// The router's bias that only chooses, whole.
-    pub selection_bias: &'static str,
+    pub e_score_correction_bias: &'static str,
     /// The router's multipliers, whole.
     pub expert_scale: &'static str,
     /// A sparse layer's experts.
     pub experts: ExpertNames,
-    /// The network beside the experts.
+    /// The shared expert.
     pub shared: NetworkNames,
     /// The projection to that network's gate.
     pub shared_gate: &'static str,
@@ -224,13 +224,13 @@ impl TensorNames {
         q_norm: "self_attn.q_norm",
         k_norm: "self_attn.k_norm",
         sinks: "self_attn.sinks",
-        head_gate: "self_attn.g_proj",
+        output_gate: "self_attn.g_proj",
         o_proj: "self_attn.o_proj",
         ffn_norm: "post_attention_layernorm",
         ffn_post_norm: "post_mlp_layernorm",
         dense: NetworkNames::split("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
         router: "mlp.gate",
-        selection_bias: "mlp.gate.e_score_correction_bias",
+        e_score_correction_bias: "mlp.gate.e_score_correction_bias",
         expert_scale: "mlp.router_scale",
         experts: ExpertNames::Each {
             list: "mlp.experts",

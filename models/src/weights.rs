@@ -157,7 +157,7 @@ pub(crate) struct AttentionWeights {
     /// `[Hq]`
     pub sinks: Option<Tensor>,
     /// `[Hq, H]`
-    pub head_gate: Option<Linear>,
+    pub output_gate: Option<Linear>,
     /// `[H, Q]`
     pub o_proj: Linear,
 }
@@ -235,12 +235,12 @@ pub(crate) struct MoeWeights {
     /// `[E, H]`; may compute in f32 where the other matrices do not.
     pub router: Linear,
     /// `[E]`
-    pub selection_bias: Option<Tensor>,
+    pub e_score_correction_bias: Option<Tensor>,
     /// `[E]`
     pub expert_scale: Option<Tensor>,
     /// E of them.
     pub experts: Experts,
-    /// The network that all tokens visit.
+    /// The shared expert, which all tokens go through.
     pub shared: Option<SharedWeights>,
 }
 
@@ -248,13 +248,13 @@ impl MoeWeights {
     /// The tables of the router, as the op takes them.
     pub fn router_tables(&self) -> RouterTables<'_> {
         RouterTables {
-            selection_bias: self.selection_bias.as_ref().map(Tensor::view),
+            e_score_correction_bias: self.e_score_correction_bias.as_ref().map(Tensor::view),
             expert_scale: self.expert_scale.as_ref().map(Tensor::view),
         }
     }
 }
 
-/// A network beside the experts.
+/// A shared expert.
 pub(crate) struct SharedWeights {
     /// The network.
     pub network: NetworkWeights,

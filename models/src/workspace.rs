@@ -53,7 +53,7 @@ pub(crate) struct Workspace {
     /// Attention's output, compute `[T, Hq D]`.
     pub attended: Scratch,
     /// Gates of the heads, f32 `[T, Hq]`.
-    pub head_gates: Scratch,
+    pub output_gates: Scratch,
     /// f32 `[T, 2 I]`, or `[T, I]` without a gate.
     pub gate_up: Scratch,
     /// compute `[T, I]`
@@ -64,7 +64,7 @@ pub(crate) struct Workspace {
     pub expert_ids: Scratch,
     /// f32 `[T, k]`
     pub expert_weights: Scratch,
-    /// Output of the network beside the experts, f32 `[T, H]`.
+    /// Output of the shared expert, f32 `[T, H]`.
     pub shared: Scratch,
     /// Its gate, f32 `[T, 1]`.
     pub shared_gate: Scratch,
@@ -104,7 +104,7 @@ impl Workspace {
         let absorbed = latent(&|spec| spec.num_heads * spec.cached_row());
         let latents = latent(&|spec| spec.num_heads * spec.latent.rank);
         let attended = widest(&|layer| layer.mixer.attended_dim());
-        let gates = attention(&|spec| if spec.head_gate { spec.num_heads } else { 0 });
+        let gates = attention(&|spec| if spec.output_gate { spec.num_heads } else { 0 });
         let dense_width = widest(&|layer| layer.ffn.dense().map_or(0, |dense| dense.intermediate_size));
         let gate_up_width = widest(&|layer| match layer.ffn.dense() {
             Some(dense) if matches!(dense.activation, FfnActivation::Plain(_)) => dense.intermediate_size,
@@ -131,7 +131,7 @@ impl Workspace {
             q: rows(q_width.max(absorbed), compute)?,
             latents: rows(latents, compute)?,
             attended: rows(attended, compute)?,
-            head_gates: rows(gates, DType::F32)?,
+            output_gates: rows(gates, DType::F32)?,
             gate_up: rows(gate_up_width, DType::F32)?,
             activated: rows(dense_width, compute)?,
             router_logits: rows(experts, DType::F32)?,

@@ -28,7 +28,8 @@ fn step(model: &Model, sequences: &mut [Sequence], rows: usize, pending: bool) -
     }
     if pending {
         batch.token_ids.fill(0);
-        batch.pending = (0..batch.num_rows() as u32).map(|row| PendingToken { row, drawn_by: row }).collect();
+        batch.pending =
+            (0..batch.num_rows() as u32).map(|row| PendingToken { row, sampled_by: row }).collect();
     }
     batch
 }
@@ -68,7 +69,7 @@ fn steps_ahead_draw_the_same_tokens() {
     }
 }
 
-/// A step that builds on a token which could not be drawn is computed like any other; its caller drops the result.
+/// A step that builds on a token which could not be sampled is computed like any other; its caller drops the result.
 #[test]
 fn a_token_that_could_not_be_drawn_harms_no_other_row() {
     for mut model in models("llama31_bf16") {
@@ -82,7 +83,7 @@ fn a_token_that_could_not_be_drawn_harms_no_other_row() {
 
         let mut sequences = prompt;
         let mut batch = step(&model, &mut sequences, 20, false);
-        let nothing = SampleParams { suppressed: (0..128).collect(), ..greedy_params() };
+        let nothing = SampleParams { banned: (0..128).collect(), ..greedy_params() };
         batch.logit_rows[1].token = LogitToken::Sampled(nothing);
         let mut output = StepOutput::default();
         model.start(&batch).unwrap();
@@ -102,17 +103,18 @@ fn steps_out_of_order_and_wrong_tokens_are_refused() {
         assert_eq!(refused(model.finish(&mut output)), "no step is in flight: start one");
         let early = step(&model, &mut sequences(1), 20, true);
         assert!(
-            refused(model.start(&early)).starts_with("batch: pending.drawn_by: 0: the step before drew 0")
+            refused(model.start(&early))
+                .starts_with("batch: pending.sampled_by: 0: the step before sampled 0")
         );
         let mut sequences = sequences(3);
         model.start(&step(&model, &mut sequences, 20, false)).unwrap();
         for (pending, message) in [
             ([(0, 0), (0, 1)], "pending.row"),
             ([(0, 0), (3, 1)], "pending.row"),
-            ([(0, 0), (1, 3)], "pending.drawn_by"),
+            ([(0, 0), (1, 3)], "pending.sampled_by"),
         ] {
             let mut batch = step(&model, &mut sequences.clone(), 1, false);
-            batch.pending = pending.map(|(row, drawn_by)| PendingToken { row, drawn_by }).into();
+            batch.pending = pending.map(|(row, sampled_by)| PendingToken { row, sampled_by }).into();
             let error = refused(model.start(&batch));
             assert!(error.starts_with(&format!("batch: {message}")), "{error}");
         }

@@ -1,4 +1,4 @@
-//! Steps: wrong batches are errors that name the field; what is drawn and reported is what the logits say; one row
+//! Steps: wrong batches are errors that name the field; what is sampled and reported is what the logits say; one row
 //! without a token does not spoil the others.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
@@ -78,8 +78,8 @@ fn wrong_batches_name_the_field() {
         ("logit_bias", Box::new(move |b| b.logit_rows = params(|p| p.logit_bias = [(128, 1.0)].into()))),
         ("logit_bias", Box::new(move |b| b.logit_rows = params(|p| p.logit_bias = [(1, f32::NAN)].into()))),
         ("logit_bias", Box::new(move |b| b.logit_rows = params(|p| p.logit_bias = [(1, 0.5); 1025].into()))),
-        ("suppressed", Box::new(move |b| b.logit_rows = params(|p| p.suppressed = [128].into()))),
-        ("suppressed", Box::new(move |b| b.logit_rows = params(|p| p.suppressed = [1; 2049].into()))),
+        ("banned", Box::new(move |b| b.logit_rows = params(|p| p.banned = [128].into()))),
+        ("banned", Box::new(move |b| b.logit_rows = params(|p| p.banned = [1; 2049].into()))),
         ("seen.slot", Box::new(move |b| b.logit_rows = params(|p| p.seen = seen(u32::MAX, 1)))),
         ("seen.load", Box::new(move |b| b.logit_rows = params(|p| p.seen = seen(0, 128)))),
     ];
@@ -163,7 +163,7 @@ fn more_logit_rows_than_are_computed_at_a_time() {
 fn a_row_without_a_token_leaves_the_others_alone() {
     let mut model = model();
     let mut batch = batch(&model);
-    let nothing = SampleParams { suppressed: (0..128).collect(), ..greedy_params() };
+    let nothing = SampleParams { banned: (0..128).collect(), ..greedy_params() };
     batch.logit_rows = vec![sampled(19, nothing), sampled(22, greedy_params())];
     let mut output = StepOutput::default();
     model.step(&batch, &mut output).unwrap();

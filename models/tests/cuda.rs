@@ -72,7 +72,7 @@ fn chunks_do_not_matter() {
 
 /// Sequences in prefill and decoding share steps.
 #[test]
-fn company_does_not_matter() {
+fn co_batched_requests_do_not_matter() {
     let Some(options) = cuda_options() else { return };
     for name in PROMISED {
         let mut model = load_with(fixture(name), &options).unwrap();

@@ -54,9 +54,9 @@ fn decode(model: &mut Model, sequences: &mut [Sequence], count: usize, mut step:
 fn recorded_steps_give_the_same_bits() {
     let Some(Gpu { options, simulated, _turn }) = gpu() else { return };
     for name in ["llama31_bf16", "qwen3_moe_bf16", "gpt_oss_bf16"] {
-        let run = |record_steps| {
+        let run = |cuda_graphs| {
             let mut model =
-                load_with(fixture(name), &ModelOptions { record_steps, ..options.clone() }).unwrap();
+                load_with(fixture(name), &ModelOptions { cuda_graphs, ..options.clone() }).unwrap();
             let graphs = || if simulated { cusim::graph_launches().unwrap() } else { 0 };
             let (before, mut bits) = (graphs(), Vec::new());
             let mut sequences =
@@ -105,7 +105,7 @@ fn launches_of_a_layer(gpu: &Gpu, name: &str, rows: usize, context: usize) -> BT
     added.filter(|(_, count)| *count > 0).collect()
 }
 
-/// `most` launches in short and long contexts, alone and in company.
+/// `most` launches in short and long contexts, alone and among others.
 fn assert_few_launches(name: &str, most: u64) {
     let Some(gpu) = gpu().filter(|gpu| gpu.simulated) else { return };
     for (rows, context) in [(1, 40), (3, 40), (1, 300)] {

@@ -77,15 +77,15 @@ fn threads_do_not_matter() {
 
 /// Sequences of different lengths, some in prefill and some decoding, share every step.
 #[test]
-fn company_does_not_matter() {
+fn co_batched_requests_do_not_matter() {
     for name in FIXTURES {
         let mut model = load(fixture(name), 2).unwrap();
-        for company in [2, 7, 32] {
-            let all: Vec<Vec<u32>> = (0..company).map(|s| ids(s, 20 + (s * 13) % 50)).collect();
+        for others in [2, 7, 32] {
+            let all: Vec<Vec<u32>> = (0..others).map(|s| ids(s, 20 + (s * 13) % 50)).collect();
             let expected: Vec<Vec<f32>> = all.iter().map(|ids| alone(&mut model, ids)).collect();
             let found = together(&mut model, &all);
             for (s, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                assert_same(found, expected, &format!("{name}, sequence {s} of {company}"));
+                assert_same(found, expected, &format!("{name}, sequence {s} of {others}"));
             }
         }
     }

@@ -67,7 +67,7 @@ fn logits_of_bf16_weights_are_within_rounding() {
     }
 }
 
-/// Greedy continuations, drawn on the device.
+/// Greedy continuations, sampled on the device.
 #[test]
 fn greedy_tokens_equal_the_golden_ones() {
     for name in EXACT.iter().chain(ROUNDED) {

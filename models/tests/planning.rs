@@ -14,7 +14,7 @@ use std::{
 
 use common::*;
 use mosu_models::{
-    Batch, Device, LoadError, LoadFormat, LogitToken, MAX_BIASED_TOKENS, MAX_SUPPRESSED, MemoryPlan, Model,
+    Batch, Device, LoadError, LoadFormat, LogitToken, MAX_BANNED, MAX_BIASED_TOKENS, MemoryPlan, Model,
     ModelOptions, ModelSource, SampleParams, SeenToken, SeenTokens, StepOutput,
 };
 
@@ -177,7 +177,7 @@ fn batch(
     batch
 }
 
-/// Penalties, biases and suppressed tokens, all of them as long as they can be.
+/// Penalties, biases and banned tokens, all of them as long as they can be.
 fn longest_lists(vocab_size: u32) -> SampleParams {
     SampleParams {
         temperature: 0.7,
@@ -188,7 +188,7 @@ fn longest_lists(vocab_size: u32) -> SampleParams {
             load: Some((0..vocab_size).map(|id| SeenToken { id, output_count: 1 }).collect()),
         }),
         logit_bias: (0..MAX_BIASED_TOKENS as u32).map(|i| (i % vocab_size, 0.25)).collect(),
-        suppressed: (0..MAX_SUPPRESSED as u32).map(|i| 1 + i % (vocab_size - 1)).collect(),
+        banned: (0..MAX_BANNED as u32).map(|i| 1 + i % (vocab_size - 1)).collect(),
         ..greedy_params()
     }
 }

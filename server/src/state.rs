@@ -55,7 +55,7 @@ pub struct App {
     pub drain: Arc<Drain>,
     pub(crate) access: Arc<Access>,
     pub(crate) cors: Arc<Cors>,
-    /// How tokens are drawn for requests that do not say.
+    /// How tokens are sampled for requests that do not say.
     pub(crate) default_sampling: SamplingParams,
     chat_template: Option<ChatTemplate>,
     strict_params: bool,

@@ -5,7 +5,7 @@ use std::error::Error;
 use mosu_benches::Random;
 use mosu_kernels::{
     Allocator, DType, Result, Tensor,
-    ops::{Activation, Expert, Experts, Glu, Linear, LinearPart, MoeWorkspace, WeighExperts, moe},
+    ops::{Activation, ApplyRouterWeight, Expert, Experts, Glu, Linear, LinearPart, MoeWorkspace, moe},
 };
 
 use crate::{
@@ -38,7 +38,7 @@ pub fn run(sheet: &Sheet, case: &MoeCase) -> Result<(), Box<dyn Error>> {
                 weights.view(),
                 &experts,
                 Glu::Plain(Activation::Silu),
-                WeighExperts::Output,
+                ApplyRouterWeight::OnOutput,
                 &mut workspace,
             )
         })?;

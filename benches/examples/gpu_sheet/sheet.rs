@@ -69,7 +69,7 @@ impl Sheet {
         let mut timed: Box<dyn FnMut() -> Result<()>> = match &self.device {
             Device::Cpu(_) => Box::new(all),
             Device::Cuda(gpu) => {
-                let graph = CudaGraph::record(gpu, &mut all)?;
+                let graph = CudaGraph::capture(gpu, &mut all)?;
                 Box::new(move || graph.run())
             }
         };

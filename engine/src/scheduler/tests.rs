@@ -121,7 +121,7 @@ fn a_step_ahead_builds_on_tokens_that_are_being_drawn() {
     (0..3).for_each(|request| add(&mut scheduler, request, 3));
     let mut plan = Vec::new();
     scheduler.schedule(&mut plan, false);
-    // Request 1 ends with what is being drawn.
+    // Request 1 ends with what is being sampled.
     for request in [0, 2] {
         scheduler.running_mut(SequenceId { request, choice: 0 }).unwrap().num_pending += 1;
     }

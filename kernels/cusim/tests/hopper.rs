@@ -1,4 +1,4 @@
-//! TMA, mbarriers and wgmma: right products, and every planted bug of a pipeline found under every schedule.
+//! TMA, mbarriers and wgmma: right products, and every seeded defect of a pipeline found under every schedule.
 #![cfg(target_arch = "x86_64")]
 #![allow(
     clippy::unwrap_used,
@@ -99,7 +99,7 @@ fn every_bug_is_found_under_every_seed() {
             let seed = seed.to_string();
             pass_in_child(
                 "one_bug",
-                &[("CUSIM_CAPABILITY", "9.0"), ("CUSIM_SEED", &seed), ("PLANTED_BUG", kernel)],
+                &[("CUSIM_CAPABILITY", "9.0"), ("CUSIM_SEED", &seed), ("SEEDED_DEFECT", kernel)],
             );
         }
     }
@@ -108,7 +108,7 @@ fn every_bug_is_found_under_every_seed() {
 #[test]
 #[ignore = "started by every_bug_is_found_under_every_seed"]
 fn one_bug() {
-    let name = std::env::var("PLANTED_BUG").unwrap();
+    let name = std::env::var("SEEDED_DEFECT").unwrap();
     let says = BUGS.iter().find(|(kernel, _)| *kernel == name).unwrap().1;
     open();
     let text = run(&name).expect_err("the bug was not found");

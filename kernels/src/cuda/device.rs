@@ -16,21 +16,21 @@ use super::{
     CudaPtr,
     arena::Arena,
     driver::{Driver, Fault, Handle, code, driver},
-    facts::Facts,
     modules::Kernels,
+    properties::DeviceProperties,
     staging::Staging,
 };
 use crate::{KernelError, Result};
 
 /// Number of counters that kernels share.
-const ARRIVALS: usize = 1 << 16;
+const SEMAPHORES: usize = 1 << 16;
 
 /// A GPU with a CUDA driver.
 pub struct CudaDevice {
     /// `cuda:<ordinal>`
     name: String,
     ordinal: i32,
-    facts: Facts,
+    properties: DeviceProperties,
     driver: &'static Driver,
     context: Handle,
     stream: Handle,
@@ -38,19 +38,19 @@ pub struct CudaDevice {
     arena: Mutex<Arena>,
     staging: Mutex<Staging>,
     /// Memory for ops between their kernels: address and bytes, the largest last. Smaller ones stay, since launches
-    /// that were recorded may use them.
+    /// that were captured may use them.
     scratch: Mutex<Vec<(CudaPtr, usize)>>,
-    /// See [`CudaDevice::arrivals`].
-    arrivals: CudaPtr,
-    /// Launches are being recorded: nothing else may be done.
-    recording: AtomicBool,
+    /// See [`CudaDevice::semaphores`].
+    semaphores: CudaPtr,
+    /// Launches are being captured: nothing else may be done.
+    capturing: AtomicBool,
     /// A kernel has failed: nothing works any more in this process.
     lost: AtomicBool,
 }
 
 impl fmt::Debug for CudaDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CudaDevice({}, {})", self.name, self.facts.model)
+        write!(f, "CudaDevice({}, {})", self.name, self.properties.model)
     }
 }
 
@@ -80,22 +80,22 @@ impl CudaDevice {
             }));
         }
         let device = driver.device(ordinal as i32).map_err(failed)?;
-        let facts = Facts::of(driver, device).map_err(failed)?;
-        facts.check().map_err(refused)?;
+        let properties = DeviceProperties::of(driver, device).map_err(failed)?;
+        properties.check().map_err(refused)?;
         let context = driver.retain_context(device).map_err(failed)?;
         let opened = Opened { driver, device };
         driver.set_context(context).map_err(failed)?;
-        let kernels = Kernels::load(driver, facts.capability).map_err(refused)?;
+        let kernels = Kernels::load(driver, properties.capability).map_err(refused)?;
         let stream = driver.create_stream().map_err(failed)?;
         let staging = Staging::new(driver, stream).map_err(failed)?;
-        let arrivals = driver.allocate(ARRIVALS * size_of::<u32>()).map_err(failed)?;
+        let semaphores = driver.allocate(SEMAPHORES * size_of::<u32>()).map_err(failed)?;
         // SAFETY: that many bytes were just allocated.
-        unsafe { driver.set_bytes(arrivals, 0, ARRIVALS * size_of::<u32>(), stream) }.map_err(failed)?;
+        unsafe { driver.set_bytes(semaphores, 0, SEMAPHORES * size_of::<u32>(), stream) }.map_err(failed)?;
         std::mem::forget(opened);
         Ok(CudaDevice {
-            arrivals,
+            semaphores,
             ordinal: device,
-            facts,
+            properties,
             driver,
             context,
             stream,
@@ -103,7 +103,7 @@ impl CudaDevice {
             arena: Mutex::default(),
             staging: Mutex::new(staging),
             scratch: Mutex::default(),
-            recording: AtomicBool::new(false),
+            capturing: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             name,
         })
@@ -116,27 +116,27 @@ impl CudaDevice {
 
     /// The name that its maker gave it.
     pub fn model(&self) -> &str {
-        &self.facts.model
+        &self.properties.model
     }
 
     /// Compute capability: major and minor version.
     pub fn capability(&self) -> (u32, u32) {
-        self.facts.capability
+        self.properties.capability
     }
 
     /// Number of streaming multiprocessors.
     pub fn multiprocessors(&self) -> u32 {
-        self.facts.multiprocessors
+        self.properties.multiprocessors
     }
 
     /// Bytes of shared memory that one thread block can have.
     pub fn shared_bytes(&self) -> u32 {
-        self.facts.shared_bytes
+        self.properties.shared_bytes
     }
 
     /// The newest CUDA version that the driver supports, major and minor.
     pub fn driver_version(&self) -> (i32, i32) {
-        (self.facts.driver_version / 1000, self.facts.driver_version % 1000 / 10)
+        (self.properties.driver_version / 1000, self.properties.driver_version % 1000 / 10)
     }
 
     /// Free and total bytes of its memory; what the arena holds counts as taken.
@@ -148,11 +148,11 @@ impl CudaDevice {
         self.driver.memory().map_err(|fault| self.error(fault))
     }
 
-    /// As `bind`, for what cannot be recorded.
-    fn bind_outside_recording(&self) -> Result<()> {
-        if self.recording.load(Ordering::Relaxed) {
-            let reason = "copies and memory cannot be had while launches are recorded".into();
-            return Err(KernelError::Argument { op: "record", reason });
+    /// As `bind`, for what cannot be captured.
+    fn bind_outside_capture(&self) -> Result<()> {
+        if self.capturing.load(Ordering::Relaxed) {
+            let reason = "copies and memory cannot be had while launches are captured".into();
+            return Err(KernelError::Argument { op: "capture", reason });
         }
         self.bind()
     }
@@ -199,7 +199,7 @@ impl Drop for CudaDevice {
             lock(&self.staging).free();
             self.kernels.unload(self.driver);
             let scratch: Vec<CudaPtr> = lock(&self.scratch).drain(..).map(|(address, _)| address).collect();
-            for chunk in lock(&self.arena).drain().chain(scratch).chain([self.arrivals]) {
+            for chunk in lock(&self.arena).drain().chain(scratch).chain([self.semaphores]) {
                 // SAFETY: the stream is idle and no tensor is left: each keeps its device alive.
                 let _ = unsafe { self.driver.free(chunk) };
             }

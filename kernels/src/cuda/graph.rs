@@ -1,23 +1,23 @@
-//! Launches recorded once and run many times: one call to the driver instead of hundreds.
+//! Launches captured once and run many times: one call to the driver instead of hundreds.
 
 use std::{fmt, sync::Arc};
 
 use super::{CudaDevice, driver::Handle};
 use crate::Result;
 
-/// Recorded launches. The tensors that they read and write must live and stay where they are as long as it is run.
+/// Captured launches. The tensors that they read and write must live and stay where they are as long as it is run.
 pub struct CudaGraph {
     device: Arc<CudaDevice>,
     executable: Handle,
 }
 
 impl CudaGraph {
-    /// Records what `ops` launches, without running it. Only ops may be called, and none may need more scratch memory
+    /// Captures what `ops` launches, without running it. Only ops may be called, and none may need more scratch memory
     /// than has been planned or used before.
     ///
     /// # Errors
     /// What `ops` returns, and when the driver refuses.
-    pub fn record(device: &Arc<CudaDevice>, ops: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+    pub fn capture(device: &Arc<CudaDevice>, ops: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
         Ok(CudaGraph { device: Arc::clone(device), executable: device.capture(ops)? })
     }
 

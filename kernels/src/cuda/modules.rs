@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     driver::{Driver, Fault, Handle, code},
-    images::image,
+    fatbins::fatbin,
     table::{KERNEL_FILES, KernelFile, RunsOn},
 };
 
@@ -69,9 +69,9 @@ impl Kernels {
     }
 
     fn load_file(&mut self, driver: &'static Driver, file: &KernelFile) -> Result<(), String> {
-        let image = image(file.name).ok_or_else(|| format!("{} is not in this build", file.name))?;
+        let fatbin = fatbin(file.name).ok_or_else(|| format!("{} is not in this build", file.name))?;
         // SAFETY: a fatbin, or a name with a final NUL.
-        let module = unsafe { driver.load_module(&image) }.map_err(|fault| not_loaded(file.name, &fault))?;
+        let module = unsafe { driver.load_module(&fatbin) }.map_err(|fault| not_loaded(file.name, &fault))?;
         self.modules.push(module);
         for &name in file.kernels {
             let missing = |reason: String| format!("{} has no kernel {name}: {reason}", file.name);

@@ -77,7 +77,7 @@ fn scratch_stays_in_place_until_more_is_asked_for() {
     assert_eq!((gpu.scratch(10).unwrap(), gpu.scratch_missing(1024)), (small, 0));
     gpu.plan_scratch(5000).unwrap();
     assert_ne!(gpu.scratch(1000).unwrap(), small);
-    assert_eq!(gpu.used_bytes() - used, 1024 + 5120, "recorded launches may use the smaller one");
+    assert_eq!(gpu.used_bytes() - used, 1024 + 5120, "captured launches may use the smaller one");
 }
 
 #[test]
@@ -159,22 +159,23 @@ fn experts_are_stacked() {
 
 #[test]
 fn recorded_launches_run_again_on_what_is_there_then() {
-    // A device of its own: other tests would be recorded too.
+    // A device of its own: other tests would be captured too.
     let Some(device) = cuda().map(|_| Device::cuda(0).unwrap()) else { return };
     let Device::Cuda(gpu) = &device else { panic!("not a GPU") };
     let table = Tensor::from_slice([2, 2], &[1.0f32, 2.0, 3.0, 4.0]).unwrap().to_device(&device).unwrap();
     let mut ids = Tensor::zeros_on(&device, [2], DType::U32).unwrap();
     let mut out = Tensor::zeros_on(&device, [2, 2], DType::F32).unwrap();
-    let graph = CudaGraph::record(gpu, || embedding(&device, out.view_mut()?, table.view(), ids.view(), 2.0))
-        .unwrap();
+    let graph =
+        CudaGraph::capture(gpu, || embedding(&device, out.view_mut()?, table.view(), ids.view(), 2.0))
+            .unwrap();
     assert_eq!(out.to_vec::<f32>(&device).unwrap(), [0.0; 4], "not run yet");
     for (wanted, expected) in [([1, 0], [6.0, 8.0, 2.0, 4.0]), ([1, 1], [6.0, 8.0, 6.0, 8.0])] {
         ids.copy_from::<u32>(&device, &wanted).unwrap();
         graph.run().unwrap();
         assert_eq!(out.to_vec::<f32>(&device).unwrap(), expected);
     }
-    let error = CudaGraph::record(gpu, || ids.copy_from(&device, &[1u32])).unwrap_err();
-    assert!(error.to_string().contains("while launches are recorded"), "{error}");
+    let error = CudaGraph::capture(gpu, || ids.copy_from(&device, &[1u32])).unwrap_err();
+    assert!(error.to_string().contains("while launches are captured"), "{error}");
     graph.run().unwrap();
 }
 

@@ -39,7 +39,7 @@ struct Attention : AttentionShape {
   const float* slopes;           // [Hq], or null
   const void* sinks;             // any float [Hq], or null
   float* partials;               // [T, Hq, splits, 2 + value_dim]: maximum, sum, weighted values; or null
-  uint32_t* arrivals;            // [tiles, Hkv] of 0, where thread blocks merge splits; or null
+  uint32_t* semaphores;            // [tiles, Hkv] of 0, where thread blocks merge splits; or null
 
   __device__ __forceinline__ uint32_t group() const { return heads / kv_heads; }
 
@@ -68,10 +68,10 @@ struct Attention : AttentionShape {
 #define ATTENTION_PARAMETERS(T)                                                                            \
   T *out, const T *queries, const T *keys, const T *values, const uint32_t *cu_seqlens_q,                  \
       const uint32_t *context_lens, const uint32_t *block_tables, const float *temperature,                \
-      const float *slopes, const void *sinks, float *partials, uint32_t *arrivals, AttentionShape shape
+      const float *slopes, const void *sinks, float *partials, uint32_t *semaphores, AttentionShape shape
 #define ATTENTION_ARGUMENTS                                                                                \
   {shape,        out,         queries, keys,  values,  cu_seqlens_q, context_lens,                         \
-   block_tables, temperature, slopes,  sinks, partials, arrivals}
+   block_tables, temperature, slopes,  sinks, partials, semaphores}
 
 // The last of `count` ascending values that is at most `wanted`, found by a whole warp. `value_at(0) <=
 // wanted`.

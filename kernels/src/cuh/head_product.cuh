@@ -1,5 +1,5 @@
-// A matrix product per head, out[t, h, f] = Σ_k weight[h, f, k] · x[t, h, k]: what absorb_queries and
-// expand_values share. Every sum runs over all of K in ascending order, so its bits depend on its two rows
+// A matrix product per head, out[t, h, f] = Σ_k weight[h, f, k] · x[t, h, k]: what absorb_w_uk and
+// up_project_w_uv share. Every sum runs over all of K in ascending order, so its bits depend on its two rows
 // alone.
 //
 //   out [T, Hq, out_stride], of which the first F elements; x [T, Hq, x_stride], of which the first K;

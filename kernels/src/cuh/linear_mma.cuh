@@ -7,7 +7,7 @@
 // One tile of the output.
 template <class Tile, bool ALL_PARTS, class Outputs, class Weight>
 DEVICE void linear_tile(const Outputs& outputs, const bf16* x, const Weight& weight, float* partials,
-                        uint32_t* arrivals, int T, int part) {
+                        uint32_t* semaphores, int T, int part) {
   DYN_SMEM(bf16, shared);
   const Place place = place_of(blockIdx.x, Tile::FEATURES, Tile::TOKENS, outputs.features(), T);
   typename Weight::template Copies<Tile::FEATURES, Tile::THREADS> weight_rows(
@@ -27,7 +27,7 @@ DEVICE void linear_tile(const Outputs& outputs, const bf16* x, const Weight& wei
     const int first = blockIdx.y * part;
     multiply<Tile>(sums, shared, weight_rows, input_rows, first, min(first + part, stages), part,
                    [](auto&) {});
-    if (!add_parts<Tile::THREADS>(sums, partials, arrivals, blockIdx.x, blockIdx.y, gridDim.y)) return;
+    if (!add_parts<Tile::THREADS>(sums, partials, semaphores, blockIdx.x, blockIdx.y, gridDim.y)) return;
   }
   store_tile<Tile>(outputs, sums, place, T);
 }

@@ -9,10 +9,10 @@
 // walks all splits.
 template <int THREADS, int N, class T, class Tile>
 DEVICE void merge_splits(const Attention<T>& a, const Tile& tile) {
-  if (a.arrivals == nullptr) return;
+  if (a.semaphores == nullptr) return;
   // The others see nothing of the tile, and have ended.
   const uint32_t parts = (tile.end - 1) / SPLIT - tile.start / SPLIT + 1;
-  if (parts == 1 || !arrives_last<THREADS>(a.arrivals, blockIdx.y * gridDim.x + blockIdx.x, parts)) return;
+  if (parts == 1 || !arrives_last<THREADS>(a.semaphores, blockIdx.y * gridDim.x + blockIdx.x, parts)) return;
   for (uint32_t at = threadIdx.x * N; at < tile.count * a.value_dim; at += THREADS * N) {
     const Query query(a, tile, blockIdx.y, at / a.value_dim);
     if (query.in_one_split()) continue;

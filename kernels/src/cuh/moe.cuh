@@ -1,4 +1,4 @@
-// What the kernels of moe share: its sizes, tiles of visits, what becomes of the sums, and products on the tensor cores
+// What the kernels of moe share: its sizes, tiles of pairs, what becomes of the sums, and products on the tensor cores
 // with weights of any format.
 #pragma once
 #include "activation.cuh"
@@ -10,10 +10,10 @@ struct ExpertTile {
   uint32_t expert, first, end;
 };
 
-// As in ops/moe/cuda.rs: E experts of H to I, k visits of each row.
+// As in ops/moe/cuda.rs: E experts of H to I, k pairs of each row.
 struct MoeShape {
   uint32_t experts, chosen, hidden, intermediate;
-  uint32_t visits, tile_tokens, tile_count;
+  uint32_t pairs, tile_tokens, tile_count;
 };
 
 // Features, tokens, warps along each, stages: those of `linear`.
@@ -24,24 +24,24 @@ using Tile128 = MmaTile<128, 128, 2, 4, 3>;
 // What becomes of the products with gate and up: an element of `activated`.
 template <class X>
 struct GateUp {
-  X* activated;          // [visits, I]
+  X* activated;          // [pairs, I]
   const float* bias;     // [E, 2I] or null
   const float* weights;  // [T, k]: factors of gate and up, or null
-  const uint32_t* pairs;
+  const uint32_t* pair_ids;
   Glu glu;
 
   __device__ __forceinline__ void store(const MoeShape& shape, uint32_t expert, uint32_t place, uint32_t i, float gate,
                                         float up) const {
     const uint32_t n = shape.intermediate;
     if (bias != nullptr) gate += bias[2 * n * expert + i], up += bias[2 * n * expert + n + i];
-    if (weights != nullptr) gate *= weights[pairs[place]], up *= weights[pairs[place]];
+    if (weights != nullptr) gate *= weights[pair_ids[place]], up *= weights[pair_ids[place]];
     activated[(size_t)place * n + i] = from_f32<X>(apply_glu(glu, gate, up));
   }
 };
 
 // What becomes of the products with down.
 struct Down {
-  float* out;         // [visits, H]
+  float* out;         // [pairs, H]
   const float* bias;  // [E, H] or null
 
   __device__ __forceinline__ void store(const MoeShape& shape, uint32_t expert, uint32_t place, uint32_t i,
@@ -91,7 +91,7 @@ DEVICE void gate_up_mma(const GateUp<bf16>& to, const bf16* x, const Weight& gat
   multiply_tile<Tile>(
       tile, gate_up.from_row((size_t)tile.expert * 2 * I), x,
       [&](int feature) { return output(feature) >= I ? -1 : feature % 16 < 8 ? output(feature) : I + output(feature); },
-      [&](uint32_t place) { return (int)(to.pairs[place] / shape.chosen); },
+      [&](uint32_t place) { return (int)(to.pair_ids[place] / shape.chosen); },
       [&](int feature, uint32_t place, float gate, float up) {
         if (output(feature) < I) to.store(shape, tile.expert, place, output(feature), gate, up);
       });

@@ -6,14 +6,14 @@
 // Counts the thread blocks of tile `tile`; true in the last of `parts`, which sees what the others have
 // written. The counters are 0 between launches. By the first THREADS threads of each.
 template <int THREADS>
-DEVICE bool arrives_last(uint32_t* arrivals, unsigned tile, unsigned parts) {
+DEVICE bool arrives_last(uint32_t* semaphores, unsigned tile, unsigned parts) {
   constexpr int BARRIER = 1;
   SMEM(int, last, [1]);
   __threadfence();
   barrier_sync(BARRIER, THREADS);
   if (threadIdx.x == 0) {
-    last[0] = atomicAdd(&arrivals[tile], 1u) == parts - 1;
-    if (last[0]) atomicExch(&arrivals[tile], 0u);
+    last[0] = atomicAdd(&semaphores[tile], 1u) == parts - 1;
+    if (last[0]) atomicExch(&semaphores[tile], 0u);
   }
   barrier_sync(BARRIER, THREADS);
   __threadfence();
@@ -24,14 +24,14 @@ DEVICE bool arrives_last(uint32_t* arrivals, unsigned tile, unsigned parts) {
 // others. `partials`: f32 [tiles, parts, COUNT, THREADS, 4], the sums of each block's first THREADS threads
 // as they lie in their registers.
 template <int THREADS, int COUNT>
-DEVICE bool add_parts(float (&sums)[COUNT][4], float* partials, uint32_t* arrivals, unsigned tile,
+DEVICE bool add_parts(float (&sums)[COUNT][4], float* partials, uint32_t* semaphores, unsigned tile,
                       unsigned part, unsigned parts) {
   if (parts == 1) return true;
   const size_t stride = (size_t)COUNT * THREADS * 4;
   float* own = partials + (size_t)tile * parts * stride + threadIdx.x * 4;
 #pragma unroll
   for (int i = 0; i < COUNT; i++) store_f32<4>(own + part * stride + (size_t)i * THREADS * 4, sums[i]);
-  if (!arrives_last<THREADS>(arrivals, tile, parts)) return false;
+  if (!arrives_last<THREADS>(semaphores, tile, parts)) return false;
 #pragma unroll
   for (int i = 0; i < COUNT; i++) {
     float total[4] = {};

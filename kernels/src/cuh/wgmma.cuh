@@ -72,14 +72,14 @@ DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n
 // more (`take`), for which it waits until others have given as many. Between them a thread block's threads
 // may not have more than it started with, which is what __launch_bounds__(threads, 1) leaves to each.
 template <int REGISTERS>
-DEVICE void give_registers() {
+DEVICE void setmaxnreg_dec() {
   static_assert(REGISTERS % 8 == 0 && REGISTERS >= 24 && REGISTERS <= 256, "a count that setmaxnreg knows");
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 #endif
 }
 template <int REGISTERS>
-DEVICE void take_registers() {
+DEVICE void setmaxnreg_inc() {
   static_assert(REGISTERS % 8 == 0 && REGISTERS >= 24 && REGISTERS <= 256, "a count that setmaxnreg knows");
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));

@@ -11,16 +11,16 @@ template <int FEATURES_, int TOKENS_, int STAGES_>
 struct WgmmaTile {
   static constexpr int FEATURES = FEATURES_, TOKENS = TOKENS_, STAGES = STAGES_;
   static constexpr int WARPS_M = FEATURES / 16;  // warps that multiply
-  static constexpr int MULTIPLIERS = WARPS_M * WARP_SIZE;
+  static constexpr int CONSUMERS = WARPS_M * WARP_SIZE;
   // The rest fill the ring: a warp, or a warpgroup, which gives its registers away to those with many sums.
   static constexpr bool SHARES_REGISTERS = FEATURES > 64;
-  static constexpr int THREADS = MULTIPLIERS + (SHARES_REGISTERS ? 128 : WARP_SIZE);
-  static constexpr int FILLER_REGISTERS = 40, MULTIPLIER_REGISTERS = 232;
+  static constexpr int THREADS = CONSUMERS + (SHARES_REGISTERS ? 128 : WARP_SIZE);
+  static constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
   static constexpr int M = 1, N = TOKENS / 8;
   static constexpr int STAGE_ELEMENTS = (FEATURES + TOKENS) * STAGE_K;
   static_assert(FEATURES % 64 == 0 && TOKENS % 8 == 0, "a wgmma has 64 features and a multiple of 8 tokens");
   static_assert(FEATURES <= 128, "at most two warpgroups multiply");
-  static_assert(2 * MULTIPLIER_REGISTERS + FILLER_REGISTERS <= 3 * (65536 / 384 / 8 * 8),
+  static_assert(2 * CONSUMER_REGISTERS + PRODUCER_REGISTERS <= 3 * (65536 / 384 / 8 * 8),
                 "they may take no more registers than the third gives");
 
   using Sums = float[N][4];

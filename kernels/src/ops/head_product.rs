@@ -1,5 +1,5 @@
 //! The CUDA launches of a matrix product per head, `out[t, h] = weight[h] · x[t, h]`, which
-//! [`absorb_queries`](super::absorb_queries) and [`expand_values`](super::expand_values) share.
+//! [`absorb_w_uk`](super::absorb_w_uk) and [`up_project_w_uv`](super::up_project_w_uv) share.
 
 use crate::{
     CudaDevice, DType, Result,

@@ -17,7 +17,7 @@ use crate::{Device, Result, View, ViewMut};
 /// share them, as keys whole and as values their first L elements.
 ///
 /// - `out`: compute `[T, Hq, L]`
-/// - `q`: compute `[T, Hq, R]`, of [`absorb_queries`](super::absorb_queries)
+/// - `q`: compute `[T, Hq, R]`, of [`absorb_w_uk`](super::absorb_w_uk)
 /// - `cache`: compute `[B, bs, R]`, of [`latent_cache`](super::latent_cache)
 ///
 /// The order of sums is [`paged_attention`](super::paged_attention)'s.

@@ -97,12 +97,12 @@ impl<T: Float> Kernel for Rows<'_, T> {
         let tokens = self.positions.iter().zip(self.slots);
         for (kv, (&position, &slot)) in self.kv.chunks_exact(self.width).zip(tokens) {
             let row = &mut self.cache[slot as usize * self.width..][..self.width];
-            let (latent, rotated) = row.split_at_mut(self.latent);
-            self.norm.row(s, &kv[..self.latent], latent);
-            let scratch = &mut scratch[..rotated.len()];
+            let (kv_c, k_pe) = row.split_at_mut(self.latent);
+            self.norm.row(s, &kv[..self.latent], kv_c);
+            let scratch = &mut scratch[..k_pe.len()];
             scratch.copy_from_slice(&kv[self.latent..]);
             self.rope.rotate(s, position as usize, scratch);
-            convert(s, rotated, scratch);
+            convert(s, k_pe, scratch);
         }
     }
 }

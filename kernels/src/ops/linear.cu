@@ -15,17 +15,17 @@
 #define LINEAR(variant, ALL_PARTS, BLOCKS, ...)                                                         \
   extern "C" __global__ void __launch_bounds__(MmaTile<__VA_ARGS__>::THREADS, BLOCKS)                   \
       linear_##variant##_bf16(float* out, const bf16* x, const bf16* weight, const float* bias,         \
-                              float* partials, uint32_t* arrivals, int T, int N, int K, int part) {     \
+                              float* partials, uint32_t* semaphores, int T, int N, int K, int part) {     \
     const Plain outputs = {out, bias, N};                                                               \
-    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, Bf16Weight{weight, K}, partials, arrivals, T, part); \
+    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, Bf16Weight{weight, K}, partials, semaphores, T, part); \
   }                                                                                                     \
   KERNEL_EXPORT(linear_##variant##_bf16)                                                                \
   extern "C" __global__ void __launch_bounds__(MmaTile<__VA_ARGS__>::THREADS, BLOCKS)                   \
       gated_linear_##variant##_bf16(bf16* out, const bf16* x, const bf16* weight, const float* bias,    \
-                                    float* partials, uint32_t* arrivals, int T, int I, int K, int part, \
+                                    float* partials, uint32_t* semaphores, int T, int I, int K, int part, \
                                     int kind, int act, float alpha, float limit) {                      \
     const Gated outputs = {out, bias, I, {kind, act, alpha, limit}};                                    \
-    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, Bf16Weight{weight, K}, partials, arrivals, T, part); \
+    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, Bf16Weight{weight, K}, partials, semaphores, T, part); \
   }                                                                                                     \
   KERNEL_EXPORT(gated_linear_##variant##_bf16)
 
@@ -35,4 +35,4 @@ LINEAR(t16, false, 3, 64, 16, 4, 1, 6)
 LINEAR(t32, false, 3, 64, 32, 4, 1, 5)
 LINEAR(t64, false, 3, 64, 64, 2, 2, 4)
 LINEAR(t128, false, 2, 128, 128, 2, 4, 3)
-LINEAR(t128_all_parts, true, 1, 128, 128, 2, 4, 3)
+LINEAR(t128_serial_split_k, true, 1, 128, 128, 2, 4, 3)

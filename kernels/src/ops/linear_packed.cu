@@ -8,11 +8,11 @@
 #define LINEAR(variant, format, Weight, Scale, ALL_PARTS, BLOCKS, ...)                                                \
   extern "C" __global__ void __launch_bounds__(MmaTile<__VA_ARGS__>::THREADS, BLOCKS)                                 \
       linear_##variant##_##format(float* out, const bf16* x, const uint8_t* values, const Scale* scales,              \
-                                  const float* bias, float* partials, uint32_t* arrivals, int T, int N, int K,        \
+                                  const float* bias, float* partials, uint32_t* semaphores, int T, int N, int K,        \
                                   int part, int scale_columns_log2) {                                                 \
     const Plain outputs = {out, bias, N};                                                                             \
     const Weight weight(values, scales, scale_columns_log2, K);                                                       \
-    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, weight, partials, arrivals, T, part);                    \
+    linear_tile<MmaTile<__VA_ARGS__>, ALL_PARTS>(outputs, x, weight, partials, semaphores, T, part);                    \
   }                                                                                                                   \
   KERNEL_EXPORT(linear_##variant##_##format)
 
@@ -22,7 +22,7 @@
   LINEAR(t8, format, Weight, Scale, false, 3, 64, 8, 4, 1, 6)                 \
   LINEAR(t32, format, Weight, Scale, false, 3, 64, 32, 4, 1, 5)               \
   LINEAR(t128, format, Weight, Scale, false, 1, 128, 128, 2, 4, 3)            \
-  LINEAR(t128_all_parts, format, Weight, Scale, true, 1, 128, 128, 2, 4, 3)
+  LINEAR(t128_serial_split_k, format, Weight, Scale, true, 1, 128, 128, 2, 4, 3)
 
 LINEARS(mxfp4, Mxfp4Weight, uint8_t)
 LINEARS(fp8, Fp8Weight, float)

@@ -43,7 +43,7 @@ DEVICE void simt_copy(T* stage, const T* matrix, int first, int rows, int k, int
 // their features and share their tokens.
 template <class X, class W, int FEATURES, int TOKENS, int FEATURES_EACH>
 DEVICE void linear_simt(float* out, const X* x, const W* weight, const float* bias, float* partials,
-                        uint32_t* arrivals, int T, int N, int K, int part, int aligned) {
+                        uint32_t* semaphores, int T, int N, int K, int part, int aligned) {
   constexpr int ACROSS = FEATURES / FEATURES_EACH, DOWN = TOKENS / SIMT_TOKENS;
   SMEM(W, weights, [SIMT_STAGES][FEATURES * SIMT_K]);
   SMEM(X, inputs, [SIMT_STAGES][TOKENS * SIMT_K]);
@@ -94,7 +94,7 @@ DEVICE void linear_simt(float* out, const X* x, const W* weight, const float* bi
         for (int t = 0; t < SIMT_TOKENS; t++) total[f][t] += sums[f][t], sums[f][t] = 0.0f;
     }
   }
-  if (!add_parts<ACROSS * DOWN>(total, partials, arrivals, blockIdx.x, blockIdx.y, gridDim.y)) return;
+  if (!add_parts<ACROSS * DOWN>(total, partials, semaphores, blockIdx.x, blockIdx.y, gridDim.y)) return;
 #pragma unroll
   for (int f = 0; f < FEATURES_EACH; f++) {
     const int feature = first_feature + own_feature + f * ACROSS;
@@ -110,9 +110,9 @@ DEVICE void linear_simt(float* out, const X* x, const W* weight, const float* bi
 
 #define LINEAR_SIMT(name, X, W, TOKENS, FEATURES_EACH)                                                      \
   extern "C" __global__ void __launch_bounds__(64 / FEATURES_EACH * TOKENS / SIMT_TOKENS)                   \
-      name(float* out, const X* x, const W* weight, const float* bias, float* partials, uint32_t* arrivals, \
+      name(float* out, const X* x, const W* weight, const float* bias, float* partials, uint32_t* semaphores, \
            int T, int N, int K, int part, int aligned) {                                                    \
-    linear_simt<X, W, 64, TOKENS, FEATURES_EACH>(out, x, weight, bias, partials, arrivals, T, N, K, part,   \
+    linear_simt<X, W, 64, TOKENS, FEATURES_EACH>(out, x, weight, bias, partials, semaphores, T, N, K, part,   \
                                                  aligned);                                                  \
   }                                                                                                         \
   KERNEL_EXPORT(name)

@@ -28,7 +28,7 @@ DEVICE void fill(Ring<Tile>& ring, const Outputs& outputs, const TensorMap& weig
 
 // That in the threads that multiply. True where they have the sums of all parts, to be stored.
 template <class Tile, Parts PARTS>
-DEVICE bool sum_tile(typename Tile::Sums& sums, Ring<Tile>& ring, float* partials, uint32_t* arrivals,
+DEVICE bool sum_tile(typename Tile::Sums& sums, Ring<Tile>& ring, float* partials, uint32_t* semaphores,
                      int tile, int first, int last, int part) {
   if constexpr (PARTS == Parts::ALL) {
     typename Tile::Sums of_part;
@@ -41,13 +41,13 @@ DEVICE bool sum_tile(typename Tile::Sums& sums, Ring<Tile>& ring, float* partial
   } else {
     ring.multiply(sums, last - first);
     if (PARTS == Parts::WHOLE) return true;
-    return add_parts<Tile::MULTIPLIERS>(sums, partials, arrivals, tile, blockIdx.y, gridDim.y);
+    return add_parts<Tile::CONSUMERS>(sums, partials, semaphores, tile, blockIdx.y, gridDim.y);
   }
 }
 
 template <class Tile, Parts PARTS, class Outputs>
 DEVICE void linear_tiles(const Outputs& outputs, const TensorMap& weight, const TensorMap& x, float* partials,
-                         uint32_t* arrivals, int T, int K, int part) {
+                         uint32_t* semaphores, int T, int K, int part) {
 #if defined(CUSIM) || defined(__CUDA_ARCH__)
   DYN_SMEM(bf16, stages);
   SMEM(uint64_t, barriers, [2 * Tile::STAGES]);
@@ -60,16 +60,16 @@ DEVICE void linear_tiles(const Outputs& outputs, const TensorMap& weight, const 
     return place_of(tile, Tile::FEATURES, Tile::TOKENS, outputs.features(), T);
   };
 
-  if (threadIdx.x >= Tile::MULTIPLIERS) {
-    if (Tile::SHARES_REGISTERS) give_registers<Tile::FILLER_REGISTERS>();
-    if (threadIdx.x > Tile::MULTIPLIERS) return;
+  if (threadIdx.x >= Tile::CONSUMERS) {
+    if (Tile::SHARES_REGISTERS) setmaxnreg_dec<Tile::PRODUCER_REGISTERS>();
+    if (threadIdx.x > Tile::CONSUMERS) return;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x)
       fill(ring, outputs, weight, x, place(tile), first, last);
   } else {
-    if (Tile::SHARES_REGISTERS) take_registers<Tile::MULTIPLIER_REGISTERS>();
+    if (Tile::SHARES_REGISTERS) setmaxnreg_inc<Tile::CONSUMER_REGISTERS>();
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
       typename Tile::Sums sums;
-      if (sum_tile<Tile, PARTS>(sums, ring, partials, arrivals, tile, first, last, part))
+      if (sum_tile<Tile, PARTS>(sums, ring, partials, semaphores, tile, first, last, part))
         store_tile<Tile>(outputs, sums, place(tile), T);
     }
   }
@@ -82,18 +82,18 @@ DEVICE void linear_tiles(const Outputs& outputs, const TensorMap& weight, const 
   extern "C" __global__ void __launch_bounds__(WgmmaTile<__VA_ARGS__>::THREADS, BLOCKS)                 \
       linear_wgmma_##variant##_bf16(float* out, const __grid_constant__ TensorMap x,                    \
                                     const __grid_constant__ TensorMap weight, const float* bias,        \
-                                    float* partials, uint32_t* arrivals, int T, int N, int K, int part) {\
+                                    float* partials, uint32_t* semaphores, int T, int N, int K, int part) {\
     const Plain outputs = {out, bias, N};                                                               \
-    linear_tiles<WgmmaTile<__VA_ARGS__>, PARTS>(outputs, weight, x, partials, arrivals, T, K, part);    \
+    linear_tiles<WgmmaTile<__VA_ARGS__>, PARTS>(outputs, weight, x, partials, semaphores, T, K, part);    \
   }                                                                                                     \
   KERNEL_EXPORT(linear_wgmma_##variant##_bf16)                                                          \
   extern "C" __global__ void __launch_bounds__(WgmmaTile<__VA_ARGS__>::THREADS, BLOCKS)                 \
       gated_linear_wgmma_##variant##_bf16(bf16* out, const __grid_constant__ TensorMap x,               \
                                           const __grid_constant__ TensorMap weight, const float* bias,  \
-                                          float* partials, uint32_t* arrivals, int T, int I, int K,     \
+                                          float* partials, uint32_t* semaphores, int T, int I, int K,     \
                                           int part, int kind, int act, float alpha, float limit) {      \
     const Gated outputs = {out, bias, I, {kind, act, alpha, limit}};                                    \
-    linear_tiles<WgmmaTile<__VA_ARGS__>, PARTS>(outputs, weight, x, partials, arrivals, T, K, part);    \
+    linear_tiles<WgmmaTile<__VA_ARGS__>, PARTS>(outputs, weight, x, partials, semaphores, T, K, part);    \
   }                                                                                                     \
   KERNEL_EXPORT(gated_linear_wgmma_##variant##_bf16)
 
@@ -103,5 +103,5 @@ LINEAR_WGMMA(t16, Parts::ONE, 3, 64, 16, 7)
 LINEAR_WGMMA(t32, Parts::ONE, 3, 64, 32, 6)
 LINEAR_WGMMA(t64, Parts::ONE, 3, 64, 64, 4)
 LINEAR_WGMMA(t128, Parts::ONE, 1, 128, 128, 6)
-LINEAR_WGMMA(t192_all_parts, Parts::ALL, 1, 128, 192, 5)
+LINEAR_WGMMA(t192_serial_split_k, Parts::ALL, 1, 128, 192, 5)
 LINEAR_WGMMA(t256_whole, Parts::WHOLE, 1, 128, 256, 4)

@@ -6,28 +6,28 @@
 // As in ops/logprobs/cuda.rs.
 struct LogprobRow {
   uint32_t row;               // of the logits
-  uint32_t target, is_drawn;  // the token whose log-probability is wanted, or its number among those drawn
+  uint32_t target, is_drawn;  // the token whose log-probability is wanted, or its number among those sampled
   uint32_t top;               // how many of the most probable tokens are wanted
   uint32_t place;             // of the row's words
 };
 
 // words: for each row the target's log-probability, ln Σ e^logit, the target's rank, then (id, logit) of the most
-// probable tokens in no order. logits [.., V]; drawn: tokens.
+// probable tokens in no order. logits [.., V]; sampled: tokens.
 extern "C" __global__ void __launch_bounds__(512, 1)
-    logprobs_f32(uint32_t* words, const float* logits, const uint32_t* drawn, const LogprobRow* rows,
+    logprobs_f32(uint32_t* words, const float* logits, const uint32_t* sampled, const LogprobRow* rows,
                  uint32_t vocab) {
   SMEM(Histogram, histogram, );
   SMEM(float, partials, [WARP_SIZE]);
   SMEM(uint32_t, found, [1]);
   const LogprobRow row = rows[blockIdx.x];
-  const uint32_t target_id = row.is_drawn ? drawn[row.target] : row.target;
+  const uint32_t target_id = row.is_drawn ? sampled[row.target] : row.target;
   logits += (size_t)row.row * vocab;
   words += row.place;
 
   float max = -INFINITY;
   for_each_logit(logits, vocab, [&](uint32_t, float logit) { max = fmaxf(max, logit); });
   max = block_max(max, partials);
-  const float target = target_id < vocab ? logits[target_id] : NAN;  // where nothing was drawn
+  const float target = target_id < vocab ? logits[target_id] : NAN;  // where nothing was sampled
   float sum = 0.0f;
   uint32_t before = 0;
   for_each_logit(logits, vocab, [&](uint32_t id, float logit) {

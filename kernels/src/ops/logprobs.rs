@@ -26,8 +26,8 @@ pub struct LogprobRow {
 pub enum LogprobTarget {
     /// This one's.
     Token(u32),
-    /// That of the token which was drawn as number so and so.
-    Drawn(usize),
+    /// That of the token which was sampled as number so and so.
+    Sampled(usize),
 }
 
 /// Words of a report before its most probable tokens: log-probability, log of the sum, rank.
@@ -70,7 +70,7 @@ impl TokenLogprobs {
 ///
 /// - `out`: u32 `[n]`, for every entry of `rows` its [`words`](LogprobRow::words), which [`TokenLogprobs::unpack`] reads
 /// - `logits`: f32 `[.., V]`
-/// - `drawn`: u32 `[D]` tokens, of which targets may be one
+/// - `sampled`: u32 `[D]` tokens, of which targets may be one
 ///
 /// # Errors
 /// When shapes or types do not fit, or a row or target is out of range.
@@ -78,31 +78,31 @@ pub fn logprobs(
     device: &Device,
     out: ViewMut<'_>,
     logits: View<'_>,
-    drawn: View<'_>,
+    sampled: View<'_>,
     rows: &[LogprobRow],
 ) -> Result<()> {
     let check = Check("logprobs");
     let [count, vocab] = check.dims("logits", &logits)?;
-    let [draws] = check.dims("drawn", &drawn)?;
-    check.dtype("drawn", &drawn, DType::U32)?;
+    let [draws] = check.dims("sampled", &sampled)?;
+    check.dtype("sampled", &sampled, DType::U32)?;
     let words = rows.iter().map(|row| row.words(vocab)).sum::<usize>();
     check.is("out", &out, [words], DType::U32)?;
     for row in rows {
         check.that(row.row < count, || format!("row {} of {count} rows of logits", row.row))?;
         let (index, all) = match row.target {
             LogprobTarget::Token(token) => (token as usize, vocab),
-            LogprobTarget::Drawn(number) => (number, draws),
+            LogprobTarget::Sampled(number) => (number, draws),
         };
         check.that(index < all, || format!("{:?} of {all}", row.target))?;
     }
     check.dtype("logits", &logits, DType::F32)?;
     match device {
         Device::Cpu(cpu) => {
-            let (logits, drawn) = (logits.as_slice()?, drawn.as_slice()?);
-            cpu_logprobs(cpu, out.into_mut_slice()?, logits, vocab, drawn, rows);
+            let (logits, sampled) = (logits.as_slice()?, sampled.as_slice()?);
+            cpu_logprobs(cpu, out.into_mut_slice()?, logits, vocab, sampled, rows);
             Ok(())
         }
-        Device::Cuda(gpu) => cuda::logprobs(gpu, out, logits, drawn, rows),
+        Device::Cuda(gpu) => cuda::logprobs(gpu, out, logits, sampled, rows),
     }
 }
 
@@ -111,7 +111,7 @@ fn cpu_logprobs(
     out: &mut [u32],
     logits: &[f32],
     vocab: usize,
-    drawn: &[u32],
+    sampled: &[u32],
     rows: &[LogprobRow],
 ) {
     let places: Vec<usize> = places(rows, vocab).collect();
@@ -120,7 +120,7 @@ fn cpu_logprobs(
         let LogprobRow { row, target, top } = rows[i];
         let target = match target {
             LogprobTarget::Token(token) => token,
-            LogprobTarget::Drawn(number) => drawn[number],
+            LogprobTarget::Sampled(number) => sampled[number],
         };
         // SAFETY: the words of different rows do not overlap.
         let out = unsafe { results.get(places[i]..places[i] + rows[i].words(vocab)) };
@@ -223,8 +223,8 @@ mod tests {
         let words = |row: &LogprobRow| row.words(vocab);
         let mut out = Tensor::zeros_on(device, [rows.iter().map(words).sum::<usize>()], DType::U32)?;
         let logits = upload(device, [logits.len() / vocab, vocab], logits);
-        let drawn = upload(device, [2], &[1u32, NO_TOKEN]);
-        logprobs(device, out.view_mut()?, logits.view(), drawn.view(), rows)?;
+        let sampled = upload(device, [2], &[1u32, NO_TOKEN]);
+        logprobs(device, out.view_mut()?, logits.view(), sampled.view(), rows)?;
         let (out, mut next) = (out.to_vec::<u32>(device)?, 0);
         let reports = rows.iter().map(|row| {
             next += words(row);
@@ -240,7 +240,7 @@ mod tests {
         let logits: Vec<f32> = (0..100 * vocab).map(|_| random.below(500) as f32 / 20.0).collect();
         let rows = (0..100).map(|row| {
             let token = random.below(vocab) as u32;
-            let target = if row % 5 == 0 { LogprobTarget::Drawn(0) } else { LogprobTarget::Token(token) };
+            let target = if row % 5 == 0 { LogprobTarget::Sampled(0) } else { LogprobTarget::Token(token) };
             LogprobRow { row, target, top: [0, 1, 20, 2000][row % 4] }
         });
         let rows: Vec<LogprobRow> = rows.collect();
@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn where_nothing_was_drawn_there_is_no_logprob() {
         for device in every_device() {
-            let row = LogprobRow { row: 0, target: LogprobTarget::Drawn(1), top: 1 };
+            let row = LogprobRow { row: 0, target: LogprobTarget::Sampled(1), top: 1 };
             let found = run(&device, 3, &[0.0, 1.0, 0.0], &[row]).unwrap();
             assert!(found[0].logprob.is_nan() && found[0].top[0].0 == 1);
         }
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn targets_that_are_not_there_are_refused() {
         for (target, message) in
-            [(LogprobTarget::Token(3), "Token(3) of 3"), (LogprobTarget::Drawn(2), "Drawn(2) of 2")]
+            [(LogprobTarget::Token(3), "Token(3) of 3"), (LogprobTarget::Sampled(2), "Sampled(2) of 2")]
         {
             let row = LogprobRow { row: 0, target, top: 0 };
             let error = run(&isa_devices()[0], 3, &[0.0; 3], &[row]).unwrap_err();

@@ -1,6 +1,6 @@
 // moe: a mixture of experts, as ops/moe.rs defines it.
 //
-// A *visit* is a (row, slot) pair; visits are sorted by expert, so that those of one expert are a matrix product.
+// A *pair* is one of a row and one of its experts (a slot); pairs are sorted by expert, so that those of one expert are a matrix product.
 // Tiles of that product are cut on the device and read their rows through the sorted list: nothing is gathered, and
 // the host waits for nothing. Every sum runs over all of K in ascending order, whatever the tile.
 #include "../cuh/moe.cuh"
@@ -9,18 +9,18 @@
 constexpr int SORT_THREADS = 512;
 constexpr int MAX_EXPERTS = 1024;
 
-// Sorts the visits by expert. `ids` [visits]; `pairs` [visits]: each place's visit, as row * k + slot; `places`
-// [visits]: where each visit stands; `tiles` [tile_count]. Within an expert the order is that of chance: no sum sees
+// Sorts the pairs by expert. `ids` [pairs]; `pair_ids` [pairs]: which pair stands at each place, as row * k + slot; `places`
+// [pairs]: where each pair stands; `tiles` [tile_count]. Within an expert the order is that of chance: no sum sees
 // it. One thread block.
 extern "C" __global__ void __launch_bounds__(SORT_THREADS)
-    moe_sort(uint32_t* pairs, uint32_t* places, ExpertTile* tiles, const uint32_t* ids, MoeShape shape) {
-  SMEM(uint32_t, counts, [MAX_EXPERTS]);   // of each expert's visits
+    moe_sort(uint32_t* pair_ids, uint32_t* places, ExpertTile* tiles, const uint32_t* ids, MoeShape shape) {
+  SMEM(uint32_t, counts, [MAX_EXPERTS]);   // of each expert's pairs
   SMEM(uint32_t, starts, [MAX_EXPERTS]);   // its first place; moves on while places are taken
   SMEM(uint32_t, begins, [MAX_EXPERTS]);   // its first tile
   for (uint32_t e = threadIdx.x; e < shape.experts; e += SORT_THREADS) counts[e] = 0;
   for (uint32_t i = threadIdx.x; i < shape.tile_count; i += SORT_THREADS) tiles[i] = {0, 0, 0};
   __syncthreads();
-  for (uint32_t i = threadIdx.x; i < shape.visits; i += SORT_THREADS) atomicAdd(&counts[ids[i]], 1u);
+  for (uint32_t i = threadIdx.x; i < shape.pairs; i += SORT_THREADS) atomicAdd(&counts[ids[i]], 1u);
   __syncthreads();
   if (warp_id() == 0) {
     uint32_t place = 0, tile = 0;
@@ -47,9 +47,9 @@ extern "C" __global__ void __launch_bounds__(SORT_THREADS)
     }
   }
   __syncthreads();
-  for (uint32_t i = threadIdx.x; i < shape.visits; i += SORT_THREADS) {
+  for (uint32_t i = threadIdx.x; i < shape.pairs; i += SORT_THREADS) {
     const uint32_t place = atomicAdd(&starts[ids[i]], 1u);
-    pairs[place] = i;
+    pair_ids[place] = i;
     places[i] = place;
   }
 }
@@ -70,7 +70,7 @@ DEVICE void gate_up_simt(const GateUp<X>& to, const X* x, const W* gate_up, cons
   };
   const auto input_at = [&](uint32_t row) {
     const uint32_t place = tile.first + row;
-    return place < tile.end ? x + (size_t)(to.pairs[place] / shape.chosen) * H : nullptr;
+    return place < tile.end ? x + (size_t)(to.pair_ids[place] / shape.chosen) * H : nullptr;
   };
   multiply_simt<2, X, W>(sums, H, weight_at, input_at);
   const uint32_t i = blockIdx.x * SIMT_FEATURES + simt_feature();
@@ -121,9 +121,9 @@ DEVICE void down_bf16(const Down& to, const bf16* activated, const bf16* down, c
 #define MOE_KERNELS(name, X, W, THREADS, GATE_UP, DOWN)                                                               \
   extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
       moe_gate_up_##name(X* activated, const X* x, const W* gate_up, const float* bias, const float* weights,         \
-                         const uint32_t* pairs, const ExpertTile* tiles, MoeShape shape, int kind, int act,           \
+                         const uint32_t* pair_ids, const ExpertTile* tiles, MoeShape shape, int kind, int act,           \
                          float alpha, float limit) {                                                                  \
-    GATE_UP({activated, bias, weights, pairs, {kind, act, alpha, limit}}, x, gate_up, tiles, shape);                  \
+    GATE_UP({activated, bias, weights, pair_ids, {kind, act, alpha, limit}}, x, gate_up, tiles, shape);                  \
   }                                                                                                                   \
   KERNEL_EXPORT(moe_gate_up_##name)                                                                                   \
   extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
@@ -143,14 +143,14 @@ MOE_KERNELS(simt_f16, float, f16, SIMT_THREADS, gate_up_simt, down_simt)
 MOE_KERNELS(simt_f32, float, float, SIMT_THREADS, gate_up_simt, down_simt)
 
 // out[t] = Σ_slot weights[t, slot] · down[places[t, slot]], in order of slots. out f32 [T, H]; weights [T, k] or null
-// (1); down [visits, H]. Grid [T, H / 256].
+// (1); down [pairs, H]. Grid [T, H / 256].
 extern "C" __global__ void __launch_bounds__(256)
     moe_combine(float* out, const float* down, const float* weights, const uint32_t* places, MoeShape shape) {
   const uint32_t i = blockIdx.y * blockDim.x + threadIdx.x, H = shape.hidden;
   if (i >= H) return;
   float sum = 0.0f;
-  for (uint32_t visit = blockIdx.x * shape.chosen; visit < (blockIdx.x + 1) * shape.chosen; visit++) {
-    sum = fmaf(weights == nullptr ? 1.0f : weights[visit], down[(size_t)places[visit] * H + i], sum);
+  for (uint32_t pair = blockIdx.x * shape.chosen; pair < (blockIdx.x + 1) * shape.chosen; pair++) {
+    sum = fmaf(weights == nullptr ? 1.0f : weights[pair], down[(size_t)places[pair] * H + i], sum);
   }
   out[(size_t)blockIdx.x * H + i] = sum;
 }

@@ -13,11 +13,11 @@ use crate::{DType, Device, Result, View, ViewMut};
 
 /// Where a chosen expert's weight goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WeighExperts {
+pub enum ApplyRouterWeight {
     /// It multiplies the expert's output.
-    Output,
+    OnOutput,
     /// It multiplies the expert's input (Llama 4): gate and up of `weight · x`. For experts without biases.
-    Input,
+    OnInput,
 }
 
 /// `out[t] = Σ_slot weights[t, slot] · down(glu(gate(x[t]), up(x[t])))` with the expert `ids[t, slot]`, summed in slot
@@ -40,7 +40,7 @@ pub fn moe(
     weights: View<'_>,
     experts: &Experts,
     glu: Glu,
-    weigh: WeighExperts,
+    weigh: ApplyRouterWeight,
     workspace: &mut MoeWorkspace,
 ) -> Result<()> {
     let check = Check("moe");
@@ -49,7 +49,7 @@ pub fn moe(
     check.is("x", &x, [rows, experts.hidden_size()], experts.compute())?;
     check.is("weights", &weights, [rows, chosen], DType::F32)?;
     check.is("out", &out, [rows, experts.hidden_size()], DType::F32)?;
-    check.that(weigh == WeighExperts::Output || !experts.biased(), || {
+    check.that(weigh == ApplyRouterWeight::OnOutput || !experts.biased(), || {
         "cannot weigh the inputs of experts with biases".into()
     })?;
     workspace.check(check, rows, chosen, experts)?;

@@ -6,10 +6,10 @@
   extern "C" __global__ void __launch_bounds__(Tile::THREADS)                                                         \
       moe_gate_up_##tile##_##format(bf16* activated, const bf16* x, const uint8_t* values, const Scale* scales,       \
                                     int scale_columns_log2, const float* bias, const float* weights,                  \
-                                    const uint32_t* pairs, const ExpertTile* tiles, MoeShape shape, int kind,         \
+                                    const uint32_t* pair_ids, const ExpertTile* tiles, MoeShape shape, int kind,         \
                                     int act, float alpha, float limit) {                                              \
     const Weight weight(values, scales, scale_columns_log2, shape.hidden);                                            \
-    gate_up_mma<Tile>({activated, bias, weights, pairs, {kind, act, alpha, limit}}, x, weight, tiles, shape);         \
+    gate_up_mma<Tile>({activated, bias, weights, pair_ids, {kind, act, alpha, limit}}, x, weight, tiles, shape);         \
   }                                                                                                                   \
   KERNEL_EXPORT(moe_gate_up_##tile##_##format)                                                                        \
   extern "C" __global__ void __launch_bounds__(Tile::THREADS)                                                         \

@@ -335,7 +335,7 @@ fn moe() {
                     upload(&device, [rows, k], &slot_weights[..rows * k]).view(),
                     &experts,
                     glu,
-                    WeighExperts::Output,
+                    ApplyRouterWeight::OnOutput,
                     &mut workspace,
                 )
                 .unwrap();

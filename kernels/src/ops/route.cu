@@ -1,4 +1,4 @@
-// route: which experts a token visits, and with what weights, as ops/route.rs defines it. A warp takes one row.
+// route: which experts a token is routed to, and with what weights, as ops/route.rs defines it. A warp takes one row.
 #include "../cuh/any_floats.cuh"
 #include "../cuh/logits.cuh"
 #include "../cuh/reduce.cuh"
@@ -120,9 +120,9 @@ DEVICE void sparse_mixer(uint32_t* ids, float* weights, const float* z, float* l
   __syncwarp();
 }
 
-// ids, weights [T, k]; logits [T, E]; selection_bias, expert_scale [E] or null. Grid [T], 32 threads.
+// ids, weights [T, k]; logits [T, E]; e_score_correction_bias, expert_scale [E] or null. Grid [T], 32 threads.
 extern "C" __global__ void __launch_bounds__(WARP_SIZE)
-    route_f32(uint32_t* ids, float* weights, const float* logits, const void* selection_bias,
+    route_f32(uint32_t* ids, float* weights, const float* logits, const void* e_score_correction_bias,
               const void* expert_scale, RouterShape shape) {
   DYN_SMEM(float, shared);  // [4, E]
   const uint32_t n = shape.experts, k = shape.chosen;
@@ -135,7 +135,7 @@ extern "C" __global__ void __launch_bounds__(WARP_SIZE)
   } else {
     if (shape.score == SCORE_SOFTMAX) softmax(scores, n);
     if (shape.score == SCORE_SIGMOID) each_lane(n, [&](uint32_t e) { scores[e] = 1.0f / (1.0f + expf(-scores[e])); });
-    const AnyFloats bias = {selection_bias, shape.bias_type};
+    const AnyFloats bias = {e_score_correction_bias, shape.bias_type};
     each_lane(n, [&](uint32_t e) { choice[e] = bias.data == nullptr ? scores[e] : scores[e] + bias[e]; });
     if (shape.groups == GROUPS_BEST_BY_MAX || shape.groups == GROUPS_BEST_BY_TOP_TWO) mask_groups(choice, worth, shape);
     choose(ids, choice, shape);

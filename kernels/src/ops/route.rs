@@ -1,4 +1,4 @@
-//! `route`: which experts a token visits, and with what weights.
+//! `route`: which experts a token is routed to, and with what weights.
 
 mod cpu;
 mod cuda;
@@ -104,7 +104,7 @@ pub enum Renormalize {
 #[derive(Clone, Copy, Default)]
 pub struct RouterTables<'a> {
     /// Any float `[E]`, added to the scores for the choice only.
-    pub selection_bias: Option<View<'a>>,
+    pub e_score_correction_bias: Option<View<'a>>,
     /// Any float `[E]`, a factor of each expert's weight.
     pub expert_scale: Option<View<'a>>,
 }
@@ -146,7 +146,8 @@ pub fn route(
     check.is("weights", &weights, [rows, chosen], DType::F32)?;
     check.that((1..=experts).contains(&chosen), || format!("cannot choose {chosen} of {experts} experts"))?;
     check.that(experts <= MAX_EXPERTS, || format!("{experts} experts, expected at most {MAX_EXPERTS}"))?;
-    let vectors = [("selection_bias", tables.selection_bias), ("expert_scale", tables.expert_scale)];
+    let vectors =
+        [("e_score_correction_bias", tables.e_score_correction_bias), ("expert_scale", tables.expert_scale)];
     for (name, view) in vectors.into_iter().filter_map(|(name, view)| Some((name, view?))) {
         check.shape(name, &view, [experts])?;
         check.float(name, &view)?;
@@ -164,9 +165,10 @@ impl Router {
             check.softcap(Some(cap))?;
         }
         if let RouterScore::SparseMixer { .. } = self.score {
-            check.that(self.groups == ExpertGroups::All && tables.selection_bias.is_none(), || {
-                "a sparse mixer has neither groups nor a selection bias".into()
-            })?;
+            check
+                .that(self.groups == ExpertGroups::All && tables.e_score_correction_bias.is_none(), || {
+                    "a sparse mixer has neither groups nor a selection bias".into()
+                })?;
         }
         let (groups, available) = match self.groups {
             ExpertGroups::All => return Ok(()),

@@ -8,7 +8,7 @@ constexpr uint32_t NO_TOKEN = 0xffffffffu;
 constexpr uint32_t NO_SLOT = 0xffffffffu;
 // The weight 1 in fixed point: 2^44, so that 2^20 of them do not overflow.
 constexpr float FIXED_POINT = 17592186044416.0f;
-// Keys of all tokens that can be drawn: those with finite logits.
+// Keys of all tokens that can be sampled: those with finite logits.
 constexpr uint64_t ALL_KEYS = 0x7f7fffffffffffffull;
 
 // As in ops/sample/cuda.rs. Lists are in words: pairs of (id, times in the output), pairs of (id, bias), ids.
@@ -18,7 +18,7 @@ struct SampleRow {
   uint32_t top_k;                                    // 0: all
   uint32_t slot;                                     // of the counts of tokens seen, or NO_SLOT
   uint32_t loads;                                    // whether the slot is to hold the tokens listed next
-  uint32_t seen, seen_count, bias, bias_count, suppressed, suppressed_count;
+  uint32_t seen, seen_count, bias, bias_count, banned, banned_count;
   float temperature, top_p;
   float least;                                       // the smallest logit that min-p leaves, relative to the largest
   float repetition_penalty, presence_penalty, frequency_penalty;
@@ -39,7 +39,7 @@ DEVICE void load_counts(uint32_t* counts, uint32_t vocab, const uint32_t* seen, 
   __syncthreads();
 }
 
-// Copies a row and applies penalties, bias and suppression. counts [V] are those of its slot, if it has one.
+// Copies a row and applies penalties, bias and banned tokens. counts [V] are those of its slot, if it has one.
 DEVICE void adjust(float* to, const float* from, uint32_t vocab, const SampleRow& row, const uint32_t* lists,
                    const uint32_t* counts) {
   for_each_logit(from, vocab, [&](uint32_t id, float logit) {
@@ -58,8 +58,8 @@ DEVICE void adjust(float* to, const float* from, uint32_t vocab, const SampleRow
     }
   }
   __syncthreads();
-  const uint32_t* suppressed = lists + row.suppressed;
-  for (uint32_t i = threadIdx.x; i < row.suppressed_count; i += blockDim.x) to[suppressed[i]] = -INFINITY;
+  const uint32_t* banned = lists + row.banned;
+  for (uint32_t i = threadIdx.x; i < row.banned_count; i += blockDim.x) to[banned[i]] = -INFINITY;
   __syncthreads();
 }
 
@@ -162,7 +162,7 @@ extern "C" __global__ void __launch_bounds__(512, 1)
     const float* from = logits + (size_t)row.row * vocab;
     uint32_t* seen = row.slot != NO_SLOT ? counts + (size_t)row.slot * vocab : nullptr;
     if (seen && row.loads) load_counts(seen, vocab, lists + row.seen, row.seen_count);
-    if (row.bias_count + row.suppressed_count > 0 || seen) {
+    if (row.bias_count + row.banned_count > 0 || seen) {
       float* to = adjusted + (size_t)blockIdx.x * vocab;
       adjust(to, from, vocab, row, lists, seen);
       from = to;

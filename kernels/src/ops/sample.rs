@@ -17,7 +17,7 @@ use cut::{Cut, Histogram};
 pub use race::NO_TOKEN;
 
 /// How to draw one token. Applied in this order: repetition, frequency and presence penalties, logit bias,
-/// suppressed tokens, temperature, top-k, top-p, min-p; then a draw keyed by (seed, position).
+/// banned tokens, temperature, top-k, top-p, min-p; then a draw keyed by (seed, position).
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampleParams {
     /// 0 means greedy (ties to the lowest id); otherwise logits are divided by it.
@@ -37,25 +37,25 @@ pub struct SampleParams {
     pub repetition_penalty: f32,
     /// Added to logits: (token, bias); at most [`MAX_BIASED_TOKENS`].
     pub logit_bias: Arc<[(u32, f32)]>,
-    /// Tokens that must not be drawn now; at most [`MAX_SUPPRESSED`].
-    pub suppressed: Arc<[u32]>,
+    /// Tokens that must not be sampled now; at most [`MAX_BANNED`].
+    pub banned: Arc<[u32]>,
     /// Tokens seen so far; needed only when a penalty is not neutral.
     pub seen: Option<SeenTokens>,
     /// Key of the random stream.
     pub seed: u64,
-    /// Counter in the random stream: the position of the token being drawn.
+    /// Counter in the random stream: the position of the token being sampled.
     pub position: u64,
 }
 
 /// Most entries of [`SampleParams::logit_bias`]: with every draw they are sent to the device.
 pub const MAX_BIASED_TOKENS: usize = 1024;
-/// Most entries of [`SampleParams::suppressed`], for the same reason.
-pub const MAX_SUPPRESSED: usize = 2048;
+/// Most entries of [`SampleParams::banned`], for the same reason.
+pub const MAX_BANNED: usize = 2048;
 
 /// Where the device counts the tokens of a sequence for penalties, so that what a draw is sent does not grow with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenTokens {
-    /// Which slot of the workspace; in one step no other draw has it. The token that is drawn is counted there.
+    /// Which slot of the workspace; in one step no other draw has it. The token that is sampled is counted there.
     pub slot: u32,
     /// What the slot holds from now on, each token once. `None`: what it held before.
     pub load: Option<Vec<SeenToken>>,
@@ -159,12 +159,12 @@ pub fn sample_scratch_bytes(device: &Device, rows: usize, vocab: usize, seen: us
     }
 }
 
-/// One token per entry of `rows`, drawn as its [`SampleParams`] say.
+/// One token per entry of `rows`, sampled as its [`SampleParams`] say.
 ///
 /// - `out`: u32 `[R]`, an id per entry of `rows`
 /// - `logits`: f32 `[.., V]`
 ///
-/// A token is drawn by an exponential race, which is Gumbel-max in other words: the token with the smallest
+/// A token is sampled by an exponential race, which is Gumbel-max in other words: the token with the smallest
 /// `-ln(u) / probability` wins, u uniform in 0..1 and keyed by (seed, position, token). So no probability needs to be
 /// normalised, and the draw depends on nothing but the row's logits and parameters.
 ///
@@ -204,14 +204,14 @@ fn check_rows(
         check.that(*row < count, || format!("row {row} of {count} rows of logits"))?;
         let lists = [
             ("logit biases", params.logit_bias.len(), MAX_BIASED_TOKENS),
-            ("suppressed tokens", params.suppressed.len(), MAX_SUPPRESSED),
+            ("banned tokens", params.banned.len(), MAX_BANNED),
         ];
         for (name, len, most) in lists {
             check.that(len <= most, || format!("row {row}: {len} {name}, at most {most}"))?;
         }
         let biased = params.logit_bias.iter().map(|&(id, _)| id);
         let loaded = params.seen.iter().filter_map(|seen| seen.load.as_ref()).flatten().map(|seen| seen.id);
-        let mut ids = params.suppressed.iter().copied().chain(biased).chain(loaded);
+        let mut ids = params.banned.iter().copied().chain(biased).chain(loaded);
         let outside = ids.find(|&id| id as usize >= vocab);
         check.that(outside.is_none(), || {
             format!("row {row}: token {} of {vocab}", outside.unwrap_or_default())

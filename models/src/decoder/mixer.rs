@@ -99,9 +99,9 @@ fn attention(
     };
     let (out, q) = (w.attended.get_mut(q_shape)?, w.q.get([t, hq, d])?);
     ops::paged_attention(device, out, q, cache.layer(layer)?, sequences, params)?;
-    if let Some(gate) = &weights.head_gate {
-        ops::linear(device, w.head_gates.get_mut([t, hq])?, w.normed.get([t, h])?, gate)?;
-        ops::gate_heads(device, w.attended.get_mut(q_shape)?, w.head_gates.get([t, hq])?)?;
+    if let Some(gate) = &weights.output_gate {
+        ops::linear(device, w.output_gates.get_mut([t, hq])?, w.normed.get([t, h])?, gate)?;
+        ops::gate_heads(device, w.attended.get_mut(q_shape)?, w.output_gates.get([t, hq])?)?;
     }
     ops::linear(device, w.delta.get_mut([t, h])?, w.attended.get(q_shape)?, &weights.o_proj)
 }
@@ -147,9 +147,9 @@ fn latent_attention(
     let kv = w.kv.get(cached)?;
     ops::latent_cache(device, cache.view_mut()?, kv, kv_norm.view(), rope, positions, slots)?;
     let (absorbed, found) = ([t, hq, spec.cached_row()], [t, hq, spec.latent.rank]);
-    ops::absorb_queries(device, w.q.get_mut(absorbed)?, w.qkv.get(queries)?, w_uk.view(), rope, positions)?;
+    ops::absorb_w_uk(device, w.q.get_mut(absorbed)?, w.qkv.get(queries)?, w_uk.view(), rope, positions)?;
     let (out, q) = (w.latents.get_mut(found)?, w.q.get(absorbed)?);
     ops::latent_attention(device, out, q, cache.view(), sequences, spec.scale)?;
-    ops::expand_values(device, w.attended.get_mut(attended)?, w.latents.get(found)?, w_uv.view())?;
+    ops::up_project_w_uv(device, w.attended.get_mut(attended)?, w.latents.get(found)?, w_uv.view())?;
     ops::linear(device, w.delta.get_mut(hidden)?, w.attended.get(attended)?, o_proj)
 }

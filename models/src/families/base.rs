@@ -143,7 +143,7 @@ fn attention(
         softcap: None,
         sinks: false,
         temperature: None,
-        head_gate: false,
+        output_gate: false,
     })
 }
 

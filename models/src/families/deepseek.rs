@@ -175,5 +175,5 @@ pub(super) fn experts_v3(config: &ConfigJson) -> Result<MoeSpec, LoadError> {
         scale: routed_scale(config)?,
         ..SOFTMAX
     };
-    Ok(MoeSpec { router, selection_bias: true, ..moe })
+    Ok(MoeSpec { router, e_score_correction_bias: true, ..moe })
 }

@@ -40,7 +40,7 @@ pub(super) fn read_moe(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames)
     let num_shared = config.index_or("moe_num_shared_experts", MAX_EXPERTS, 2)?;
     let sparse = FfnSpec::Moe(MoeSpec {
         router: Router { renormalize: Renormalize::SumAtLeast(least), ..SOFTMAX },
-        selection_bias: true,
+        e_score_correction_bias: true,
         shared: match num_shared {
             0 => None,
             number => ffn::shared(ffn::gated(config, number * width, bias)?),
@@ -57,7 +57,9 @@ pub(super) fn read_moe(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames)
             layer(attention.clone(), if is_sparse { sparse.clone() } else { dense.clone() })
         })
         .collect();
-    let names =
-        TensorNames { selection_bias: "mlp.moe_statics.e_score_correction_bias", ..TensorNames::LLAMA };
+    let names = TensorNames {
+        e_score_correction_bias: "mlp.moe_statics.e_score_correction_bias",
+        ..TensorNames::LLAMA
+    };
     Ok((base.decoder(layers), names))
 }

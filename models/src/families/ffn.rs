@@ -1,7 +1,8 @@
 //! Feed-forward networks and experts in config.json.
 
 use mosu_kernels::ops::{
-    Activation, ExpertGroups, Glu, GroupRank, Renormalize, Router, RouterLogits, RouterScore, WeighExperts,
+    Activation, ApplyRouterWeight, ExpertGroups, Glu, GroupRank, Renormalize, Router, RouterLogits,
+    RouterScore,
 };
 
 use crate::{
@@ -83,9 +84,9 @@ pub(super) fn moe(
         expert_bias: false,
         router: SOFTMAX,
         router_bias: false,
-        selection_bias: false,
+        e_score_correction_bias: false,
         expert_scale: false,
-        weigh: WeighExperts::Output,
+        weigh: ApplyRouterWeight::OnOutput,
         shared: None,
     })
 }

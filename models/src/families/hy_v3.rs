@@ -33,7 +33,7 @@ pub(super) fn read(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), Lo
         ..SOFTMAX
     };
     let shared = ffn::shared(ffn::gated(config, num_shared * width, mlp_bias)?);
-    let moe = MoeSpec { router, selection_bias: true, shared, ..ffn::experts(config, width)? };
+    let moe = MoeSpec { router, e_score_correction_bias: true, shared, ..ffn::experts(config, width)? };
     let (sparse, dense) = (FfnSpec::Moe(moe), ffn::dense(config, mlp_bias)?);
     let layers = ffn::sparse_layers(config, base.num_layers, 1)?
         .into_iter()
@@ -41,7 +41,7 @@ pub(super) fn read(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), Lo
         .collect();
     let names = TensorNames {
         router: "mlp.router.gate",
-        selection_bias: "mlp.expert_bias",
+        e_score_correction_bias: "mlp.expert_bias",
         shared: NetworkNames::split(
             "mlp.shared_mlp.gate_proj",
             "mlp.shared_mlp.up_proj",

@@ -1,7 +1,7 @@
 //! Llama 4 (Scout, Maverick): most layers rotate, see a chunk and norm q and k without weights; every fourth sees all,
 //! does not rotate, and its queries grow with their position. One expert of many, whose input is weighted.
 
-use mosu_kernels::ops::{AttentionMask, NormOrder, RopeLayout, Router, RouterScore, WeighExperts};
+use mosu_kernels::ops::{ApplyRouterWeight, AttentionMask, NormOrder, RopeLayout, Router, RouterScore};
 
 use crate::{
     AttentionSpec, DecoderSpec, FfnSpec, LoadError, MoeSpec, QkNormSpec, Temperature,
@@ -115,7 +115,7 @@ fn experts(config: &ConfigJson) -> Result<MoeSpec, LoadError> {
     let moe = ffn::experts(config, width)?;
     Ok(MoeSpec {
         router: Router { score: RouterScore::Sigmoid, ..SOFTMAX },
-        weigh: WeighExperts::Input,
+        weigh: ApplyRouterWeight::OnInput,
         shared: ffn::shared(ffn::gated(config, width, false)?),
         ..moe
     })

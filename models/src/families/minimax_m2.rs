@@ -25,10 +25,12 @@ pub(super) fn read(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), Lo
     };
     let experts = MoeSpec {
         router: Router { score: RouterScore::Sigmoid, renormalize: ffn::renormalize(true), ..SOFTMAX },
-        selection_bias: config.flag("use_routing_bias", true)?,
+        e_score_correction_bias: config.flag("use_routing_bias", true)?,
         ..ffn::experts(config, config.count("intermediate_size", MAX_WIDTH)?)?
     };
-    let names =
-        TensorNames { selection_bias: "block_sparse_moe.e_score_correction_bias", ..TensorNames::MIXTRAL };
+    let names = TensorNames {
+        e_score_correction_bias: "block_sparse_moe.e_score_correction_bias",
+        ..TensorNames::MIXTRAL
+    };
     Ok((base.uniform(attention, FfnSpec::Moe(experts)), names))
 }

@@ -55,7 +55,7 @@ pub(super) fn read_ultra_moe(config: &ConfigJson) -> Result<(DecoderSpec, Tensor
     let sparse_layers = deepseek::sparse_layers(config)?;
     let (mut spec, names) = deepseek::read_like_v3(config, 1e-5, sparse_layers)?;
     let post_norms = config.flag("sandwich_norm", false)?;
-    let selection_bias = config.flag("router_enable_expert_bias", false)?;
+    let e_score_correction_bias = config.flag("router_enable_expert_bias", false)?;
     let norm_eps = spec.norm.eps;
     for layer in &mut spec.layers {
         layer.post_norms = post_norms;
@@ -64,7 +64,7 @@ pub(super) fn read_ultra_moe(config: &ConfigJson) -> Result<(DecoderSpec, Tensor
             low_rank_q.iter_mut().chain([latent]).for_each(|low_rank| low_rank.norm_eps = norm_eps);
         }
         if let FfnSpec::Moe(moe) = &mut layer.ffn {
-            moe.selection_bias = selection_bias;
+            moe.e_score_correction_bias = e_score_correction_bias;
         }
     }
     let names = match post_norms {

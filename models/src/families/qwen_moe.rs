@@ -1,5 +1,5 @@
 //! Qwen3-MoE (30B-A3B, 235B-A22B, Coder): Qwen3's attention. Qwen2-MoE (1.5-MoE-A2.7B, 57B-A14B): Qwen2's attention,
-//! and a gated network beside the experts. Most layers are sparse, some may be dense.
+//! and a gated shared expert. Most layers are sparse, some may be dense.
 
 use mosu_kernels::ops::{AttentionMask, Router};
 
@@ -14,7 +14,7 @@ use crate::{
     tensor_names::{NetworkNames, TensorNames},
 };
 
-/// Names of checkpoints with a network beside the experts.
+/// Names of checkpoints with a shared expert.
 pub(super) const SHARED_NAMES: TensorNames = TensorNames {
     shared: NetworkNames::split(
         "mlp.shared_expert.gate_proj",

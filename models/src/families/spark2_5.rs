@@ -27,7 +27,7 @@ pub(super) fn read(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), Lo
     let full = rope::read_for(config, masks::FULL, head_dim, &SPARK)?;
     let sliding = rope::read_for(config, masks::SLIDING, head_dim, &SPARK)?;
     base.extend_context(&full.scaling);
-    let head_gate = config.flag("headwise_attn_output_gate", true)?;
+    let output_gate = config.flag("headwise_attn_output_gate", true)?;
     let ffn = FfnSpec::Dense(DenseSpec {
         intermediate_size: config.count("intermediate_size", MAX_WIDTH)?,
         activation: FfnActivation::Gated(Glu::Plain(Activation::GeluTanh)),
@@ -38,7 +38,7 @@ pub(super) fn read(config: &ConfigJson) -> Result<(DecoderSpec, TensorNames), Lo
         .into_iter()
         .map(|mask| {
             let rope = Some(if mask == AttentionMask::Full { full.clone() } else { sliding.clone() });
-            layer(AttentionSpec { mask, rope, head_gate, ..base.attention.clone() }, ffn.clone())
+            layer(AttentionSpec { mask, rope, output_gate, ..base.attention.clone() }, ffn.clone())
         })
         .collect();
     Ok((base.decoder(layers), NAMES))

@@ -25,7 +25,7 @@ const STEP: Defaults = Defaults {
 
 pub(super) const NAMES: TensorNames = TensorNames {
     router: "moe.gate",
-    selection_bias: "moe.router_bias",
+    e_score_correction_bias: "moe.router_bias",
     experts: ExpertNames::Stacked {
         gate: "moe.gate_proj.weight",
         up: "moe.up_proj.weight",
@@ -94,7 +94,7 @@ fn attentions(config: &ConfigJson, base: &Base) -> Result<(AttentionSpec, Attent
     };
     let full = AttentionSpec {
         qk_norm: Some(QkNormSpec::HEADS),
-        head_gate: config.flag("use_head_wise_attn_gate", true)?,
+        output_gate: config.flag("use_head_wise_attn_gate", true)?,
         scale,
         ..base.attention.clone()
     };
@@ -146,5 +146,5 @@ fn experts(config: &ConfigJson) -> Result<MoeSpec, LoadError> {
         scale: config.optional_number("moe_router_scaling_factor")?.unwrap_or(1.0) as f32,
         ..SOFTMAX
     };
-    Ok(MoeSpec { router, selection_bias: config.flag("use_moe_router_bias", true)?, ..moe })
+    Ok(MoeSpec { router, e_score_correction_bias: config.flag("use_moe_router_bias", true)?, ..moe })
 }

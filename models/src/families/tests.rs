@@ -198,9 +198,9 @@ fn families_like_deepseek_v3_differ_in_norms_layers_and_bias() {
     let ultra = |changes| read("PanguUltraMoEForCausalLM", changes);
     let plain = ultra(json!({"num_dense_layers": 1})).unwrap();
     assert_eq!((plain.norm.eps, latent_eps(&plain), sparse(&plain)), (1e-5, 1e-5, vec![false, true]));
-    assert!(!plain.layers[1].post_norms && !plain.layers[1].ffn.moe().unwrap().selection_bias);
+    assert!(!plain.layers[1].post_norms && !plain.layers[1].ffn.moe().unwrap().e_score_correction_bias);
     let with_both = ultra(json!({"sandwich_norm": true, "router_enable_expert_bias": true})).unwrap();
-    assert!(with_both.layers[1].post_norms && with_both.layers[1].ffn.moe().unwrap().selection_bias);
+    assert!(with_both.layers[1].post_norms && with_both.layers[1].ffn.moe().unwrap().e_score_correction_bias);
     for none in [json!(0), json!(-1), Value::Null] {
         assert_eq!(ultra(json!({"num_dense_layers": 1, "sliding_window": none})).unwrap(), plain);
     }

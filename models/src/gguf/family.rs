@@ -44,7 +44,7 @@ fn adapt(model: &GgufModel, spec: &mut DecoderSpec) -> Result<(), LoadError> {
         match &mut layer.ffn {
             FfnSpec::Dense(dense) => dense.bias = has("ffn_up.bias"),
             FfnSpec::Moe(moe) => {
-                moe.selection_bias = has("exp_probs_b.bias");
+                moe.e_score_correction_bias = has("exp_probs_b.bias");
                 moe.router_bias = has("ffn_gate_inp.bias");
                 moe.expert_bias = has("ffn_up_exps.bias");
                 if let Some(shared) = &mut moe.shared {

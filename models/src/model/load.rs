@@ -7,6 +7,7 @@ use crate::{
     LoadError, MemoryPlan, ModelInfo, ModelSource,
     batch_check::BatchLimits,
     config_json::ConfigJson,
+    cuda_graphs::CudaGraphs,
     decoder::Decoder,
     dummy::DummyWeights,
     end_tokens::EndTokens,
@@ -15,7 +16,6 @@ use crate::{
     kv_layout::KvLayout,
     memory::Memory,
     plan::{Planner, table_entries},
-    recorded::RecordedSteps,
     sampler::Sampler,
     tensor_names::TensorNames,
     weight_files,
@@ -136,14 +136,14 @@ impl Planned {
         let name = (source.name(), architecture);
         let mut info = ModelInfo::new(name, &spec, &mut weights, options, plan, self.ends);
         info.ignored_tensors = self.ignored_tensors;
-        let recorded = RecordedSteps::new(max_rows, table_entries, plan.num_kv_blocks as u32);
+        let graphs = CudaGraphs::new(max_rows, table_entries, plan.num_kv_blocks as u32);
         let sampler = Sampler::new(&to, spec.vocab_size, max_rows, options.max_sequences)?;
         let decoder = Decoder::new(&to, spec, weights, plan, max_rows)?;
         Ok(Model {
             device: device.clone(),
             inputs,
-            recorded,
-            record_steps: options.record_steps,
+            graphs,
+            cuda_graphs: options.cuda_graphs,
             decoder,
             sampler,
             limits,

@@ -31,7 +31,7 @@ pub struct ModelOptions {
     /// many, when its size is not given.
     pub max_sequences: usize,
     /// On a GPU, record the launches of decode steps and run them as one. Logits are the same bits either way.
-    pub record_steps: bool,
+    pub cuda_graphs: bool,
 }
 
 impl ModelOptions {
@@ -44,7 +44,7 @@ impl ModelOptions {
             kv_cache_bytes: None,
             max_batch_tokens: None,
             max_sequences: 64,
-            record_steps: true,
+            cuda_graphs: true,
         }
     }
 

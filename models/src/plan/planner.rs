@@ -5,6 +5,7 @@ use mosu_kernels::{Allocator, DType, Device, ops};
 use super::MemoryPlan;
 use crate::{
     AttentionSpec, DecoderSpec, KvGroups, LatentAttentionSpec, LayerSpec, LoadError, Mixer, ModelOptions,
+    cuda_graphs::PADDING_BLOCKS,
     error::Size,
     inputs::InputBuffer,
     kv_cache::{BLOCK_SIZE, KvBlocks},
@@ -12,7 +13,6 @@ use crate::{
     memory::Memory,
     model::USUAL_TOKENS,
     position_tables::PositionTables,
-    recorded::PADDING_BLOCKS,
     workspace::{LOGIT_ROWS, Workspace},
 };
 
@@ -185,7 +185,7 @@ impl Planner<'_> {
         };
         let attention = self.spec.layers.iter().map(attention).max().unwrap_or(0);
         let sample = ops::sample_scratch_bytes(&self.options.device, LOGIT_ROWS, self.spec.vocab_size, len);
-        let shared = [attention, sample, ops::take_tokens_scratch_bytes(rows), self.linear_scratch];
+        let shared = [attention, sample, ops::gather_token_ids_scratch_bytes(rows), self.linear_scratch];
         shared.into_iter().max().unwrap_or(0)
     }
 

@@ -105,7 +105,7 @@ impl AttentionSpec {
             weights.extend(widths.map(|width| Weights::new(1, [width, 1])));
         }
         weights.push(Weights::new(usize::from(self.sinks), [self.num_heads, 1]));
-        weights.push(Weights::new(usize::from(self.head_gate), [self.num_heads, h]));
+        weights.push(Weights::new(usize::from(self.output_gate), [self.num_heads, h]));
         weights
     }
 }
@@ -152,7 +152,7 @@ impl MoeSpec {
         let mut weights =
             vec![of_experts(3, [i, h]), of_experts(2 * biases, [i, 1]), of_experts(biases, [h, 1])];
         weights.extend(Weights::linear(h, e, self.router_bias));
-        weights.push(Weights::new(usize::from(self.selection_bias), [e, 1]));
+        weights.push(Weights::new(usize::from(self.e_score_correction_bias), [e, 1]));
         weights.push(Weights::new(usize::from(self.expert_scale), [e, 1]));
         if let Some(shared) = &self.shared {
             weights.extend(shared.network.weights(h));

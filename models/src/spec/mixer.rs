@@ -107,7 +107,7 @@ pub struct AttentionSpec {
     /// Multiplier of the scores that depends on the query's position, after the cap.
     pub temperature: Option<Temperature>,
     /// The output of each head is multiplied by `sigmoid(gate(x))` (Step-3.5, Spark-X2.5).
-    pub head_gate: bool,
+    pub output_gate: bool,
 }
 
 /// Multi-head latent attention (DeepSeek-AI 2024, arXiv 2405.04434). The cache holds one narrow row per token: a latent,

@@ -168,8 +168,8 @@ impl Parts for MixerWeights {
 
 impl Parts for AttentionWeights {
     fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
-        let AttentionWeights { qkv, qk_norm, sinks, head_gate, o_proj } = self;
-        all([qkv, qk_norm, sinks, head_gate, o_proj], visit)
+        let AttentionWeights { qkv, qk_norm, sinks, output_gate, o_proj } = self;
+        all([qkv, qk_norm, sinks, output_gate, o_proj], visit)
     }
 }
 
@@ -223,8 +223,8 @@ impl Parts for NetworkWeights {
 
 impl Parts for MoeWeights {
     fn visit(&mut self, visit: &mut Visit<'_>) -> Result<()> {
-        let MoeWeights { spec: _, router, selection_bias, expert_scale, experts, shared } = self;
-        all([router, selection_bias, expert_scale, shared], visit)?;
+        let MoeWeights { spec: _, router, e_score_correction_bias, expert_scale, experts, shared } = self;
+        all([router, e_score_correction_bias, expert_scale, shared], visit)?;
         visit(Part::Experts(experts))
     }
 }

@@ -272,7 +272,7 @@ pub fn greedy_params() -> SampleParams {
         frequency_penalty: 0.0,
         repetition_penalty: 1.0,
         logit_bias: [].into(),
-        suppressed: [].into(),
+        banned: [].into(),
         seen: None,
         seed: 0,
         position: 0,

@@ -1,4 +1,4 @@
-//! One answer: how it is drawn, how it is written as it comes, and how fast it was.
+//! One answer: how it is sampled, how it is written as it comes, and how fast it was.
 
 use std::{
     future::Future,
@@ -22,7 +22,7 @@ use super::{
     units::{self, parse_count, parse_number},
 };
 
-/// How answers are drawn.
+/// How answers are sampled.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Answer")]
 pub struct AnswerArgs {
@@ -66,7 +66,7 @@ impl AnswerArgs {
         self.generation_config == GenerationConfig::Auto
     }
 
-    /// The flags, else the model's defaults; but without either, tokens are not drawn.
+    /// The flags, else the model's defaults; but without either, tokens are not sampled.
     fn sampling(&self, defaults: &SamplingDefaults) -> SamplingParams {
         let default = SamplingParams::from(defaults);
         SamplingParams {

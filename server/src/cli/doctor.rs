@@ -69,7 +69,7 @@ struct GpuReport {
     driver_cuda: String,
 }
 
-/// A model that was loaded and has drawn a token.
+/// A model that was loaded and has sampled a token.
 #[derive(Serialize)]
 struct ModelReport {
     name: String,

@@ -285,7 +285,7 @@ fn describe_keys(count: usize, address: SocketAddr) -> String {
     }
 }
 
-/// How tokens are drawn for requests that do not say.
+/// How tokens are sampled for requests that do not say.
 fn describe_defaults(engine: &Engine) -> String {
     let defaults = engine.sampling_defaults();
     match defaults.to_string() {

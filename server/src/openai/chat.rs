@@ -12,7 +12,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use super::{
     endpoint::{self, Call, Prepared},
-    generation::{Answer, Piece},
+    generation::{Answer, OutputDelta},
     logprobs::{ChatLogprobs, ChatToken},
     messages,
     params::{Fields, Refused},
@@ -265,10 +265,12 @@ impl writer::Writer for Writer {
         Json(reply).into_response()
     }
 
-    fn chunks(&mut self, piece: Piece, usage: mosu::Usage) -> Vec<String> {
-        match piece {
-            Piece::Prompt { .. } => (0..self.common.n).map(|index| self.role_chunk(index, usage)).collect(),
-            Piece::Output { choice, text, tokens, finish } => {
+    fn chunks(&mut self, delta: OutputDelta, usage: mosu::Usage) -> Vec<String> {
+        match delta {
+            OutputDelta::Prompt { .. } => {
+                (0..self.common.n).map(|index| self.role_chunk(index, usage)).collect()
+            }
+            OutputDelta::Output { choice, text, tokens, finish } => {
                 let content = self.content_chunk(choice, text, &tokens, usage);
                 let finish = finish.map(|finish| self.finish_chunk(choice, &finish, usage));
                 content.into_iter().chain(finish).collect()

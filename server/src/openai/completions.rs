@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     endpoint::{self, Call, Prepared},
-    generation::{Answer, Piece},
+    generation::{Answer, OutputDelta},
     logprobs::{CompletionLogprobs, TextOffset},
     params::{self, Fields, Refused},
     sampling, sse,
@@ -282,14 +282,14 @@ impl writer::Writer for Writer {
         Json(self.chunk(choices.collect(), Some(Some(answer.usage.into())))).into_response()
     }
 
-    fn chunks(&mut self, piece: Piece, usage: mosu::Usage) -> Vec<String> {
-        match piece {
-            Piece::Prompt { prompt, info } if self.echo || self.common.return_token_ids => {
+    fn chunks(&mut self, delta: OutputDelta, usage: mosu::Usage) -> Vec<String> {
+        match delta {
+            OutputDelta::Prompt { prompt, info } if self.echo || self.common.return_token_ids => {
                 let choices = prompt * self.common.n..(prompt + 1) * self.common.n;
                 choices.map(|index| self.prompt_chunk(index, &info, usage)).collect()
             }
-            Piece::Prompt { .. } => Vec::new(),
-            Piece::Output { choice, text, tokens, finish } => {
+            OutputDelta::Prompt { .. } => Vec::new(),
+            OutputDelta::Output { choice, text, tokens, finish } => {
                 self.output_chunk(choice, text, &tokens, finish, usage).into_iter().collect()
             }
         }

@@ -2,12 +2,12 @@
 
 use mosu::{Event, Finish, GenerationStream, OutputToken, PromptInfo, RequestError, Usage};
 
-use super::merged::Merged;
+use super::select_all::SelectAll;
 use crate::metrics::Meter;
 
 /// A part of the answer.
 #[derive(Debug)]
-pub enum Piece {
+pub enum OutputDelta {
     /// A prompt is computed.
     Prompt {
         /// Which prompt.
@@ -30,7 +30,7 @@ pub enum Piece {
 
 /// The events of all prompts in the order in which they come. Dropping it aborts what still runs.
 pub struct Generation {
-    streams: Merged,
+    streams: SelectAll,
     meters: Vec<Meter>,
     choices_per_prompt: usize,
     usage: Usage,
@@ -41,26 +41,26 @@ impl Generation {
     pub fn new(streams: Vec<GenerationStream>, n: usize, prompt_tokens: usize, meter: Meter) -> Generation {
         Generation {
             meters: vec![meter; streams.len()],
-            streams: Merged::new(streams),
+            streams: SelectAll::new(streams),
             choices_per_prompt: n,
             usage: Usage { prompt_tokens, ..Usage::default() },
         }
     }
 
     /// The next part; `None` after the last. An error is the last, and ends all prompts.
-    pub async fn next(&mut self) -> Option<Result<Piece, RequestError>> {
+    pub async fn next(&mut self) -> Option<Result<OutputDelta, RequestError>> {
         loop {
             let (prompt, event) = self.streams.next().await?;
             self.meters[prompt].observe(&event);
             match event {
                 Event::Prompt(info) => {
                     self.usage.cached_tokens += info.cached_tokens;
-                    return Some(Ok(Piece::Prompt { prompt, info }));
+                    return Some(Ok(OutputDelta::Prompt { prompt, info }));
                 }
                 Event::Output { index, text, tokens, finish } => {
                     self.usage.completion_tokens += tokens.len();
                     let choice = prompt * self.choices_per_prompt + index as usize;
-                    return Some(Ok(Piece::Output { choice, text, tokens, finish }));
+                    return Some(Ok(OutputDelta::Output { choice, text, tokens, finish }));
                 }
                 Event::Finished(_) => {}
                 Event::Failed(error) => {
@@ -110,8 +110,8 @@ impl Answer {
         };
         while let Some(piece) = generation.next().await {
             match piece? {
-                Piece::Prompt { prompt, info } => answer.prompts[prompt] = info,
-                Piece::Output { choice, text, tokens, finish } => {
+                OutputDelta::Prompt { prompt, info } => answer.prompts[prompt] = info,
+                OutputDelta::Output { choice, text, tokens, finish } => {
                     let choice = &mut answer.choices[choice];
                     choice.text.push_str(&text);
                     choice.tokens.extend(tokens);

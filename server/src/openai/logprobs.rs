@@ -3,7 +3,7 @@
 use mosu::{TokenLogprobs, Tokenizer};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-/// JSON has no infinities: a token that cannot be drawn has this log-probability.
+/// JSON has no infinities: a token that cannot be sampled has this log-probability.
 const FLOOR: f32 = -9999.0;
 
 /// `choices[].logprobs` of a chat completion.

@@ -25,7 +25,7 @@ struct Model<'a> {
     owned_by: &'static str,
     /// Tokens that prompt and output may have together.
     max_model_len: usize,
-    /// How tokens are drawn for requests that do not say.
+    /// How tokens are sampled for requests that do not say.
     default_sampling_params: DefaultSampling,
 }
 

@@ -6,7 +6,7 @@ use axum::response::Response;
 use mosu::OutputToken;
 
 use super::{
-    generation::{Answer, Piece},
+    generation::{Answer, OutputDelta},
     sampling::StreamOptions,
     wire::{Head, Usage},
 };
@@ -19,7 +19,7 @@ pub trait Writer: Send + 'static {
     /// The whole answer.
     fn whole(self, answer: Answer) -> Response;
     /// The lines of JSON for a part of the answer; `usage` is that so far.
-    fn chunks(&mut self, piece: Piece, usage: mosu::Usage) -> Vec<String>;
+    fn chunks(&mut self, delta: OutputDelta, usage: mosu::Usage) -> Vec<String>;
     /// The last line, when usage was asked for.
     fn usage_chunk(&self, usage: mosu::Usage) -> String;
 }

@@ -9,21 +9,21 @@ use crate::{
 impl CudaDevice {
     /// Copies from host memory, in stream order; `from` may change afterwards.
     pub(crate) fn write(&self, to: CudaPtr, from: &[u8]) -> Result<()> {
-        self.bind_outside_recording()?;
+        self.bind_outside_capture()?;
         // SAFETY: callers pass ranges of live tensors.
         unsafe { lock(&self.staging).write(to, from) }.map_err(|fault| self.error(fault))
     }
 
     /// Copies to host memory, after everything before; waits for it.
     pub(crate) fn read(&self, to: &mut [u8], from: CudaPtr) -> Result<()> {
-        self.bind_outside_recording()?;
+        self.bind_outside_capture()?;
         // SAFETY: callers pass ranges of live tensors.
         unsafe { lock(&self.staging).read(to, from) }.map_err(|fault| self.error(fault))
     }
 
     /// A buffer to which copies can be made while both sides go on, and an event to wait for.
-    pub(in crate::cuda) fn fetch_buffer(&self, bytes: usize) -> Result<(Pinned, Handle)> {
-        self.bind_outside_recording()?;
+    pub(in crate::cuda) fn readback_buffer(&self, bytes: usize) -> Result<(Pinned, Handle)> {
+        self.bind_outside_capture()?;
         let failed = |fault| self.error(fault);
         let buffer = Pinned::new(self.driver, bytes).map_err(failed)?;
         let event = self.driver.create_event().inspect_err(|_| {
@@ -34,7 +34,7 @@ impl CudaDevice {
     }
 
     /// Gives a buffer and its event back. Nothing may be on its way to it.
-    pub(in crate::cuda) fn free_fetch_buffer(&self, buffer: &Pinned, event: Handle) {
+    pub(in crate::cuda) fn free_readback_buffer(&self, buffer: &Pinned, event: Handle) {
         // Errors have nobody to tell; a lost device's memory goes with the process.
         if self.bind().is_ok() {
             // SAFETY: the owner gives it up, with no copy in flight.
@@ -54,7 +54,7 @@ impl CudaDevice {
         bytes: usize,
         copied: Handle,
     ) -> Result<()> {
-        self.bind_outside_recording()?;
+        self.bind_outside_capture()?;
         let failed = |fault| self.error(fault);
         // SAFETY: the caller's promise.
         unsafe { self.driver.copy_to_host(to.cast(), from, bytes, self.stream) }.map_err(failed)?;
@@ -72,7 +72,7 @@ impl CudaDevice {
     /// # Errors
     /// [`KernelError::DeviceLost`](crate::KernelError::DeviceLost) when a kernel has failed.
     pub fn synchronize(&self) -> Result<()> {
-        self.bind_outside_recording()?;
+        self.bind_outside_capture()?;
         self.driver.synchronize(self.stream).map_err(|fault| self.error(fault))
     }
 }

@@ -1,4 +1,4 @@
-//! Launches of kernels, one by one or recorded.
+//! Launches of kernels, one by one or captured.
 
 use std::sync::atomic::Ordering;
 
@@ -19,7 +19,7 @@ impl CudaDevice {
     pub(crate) fn launch(&self, kernel: &'static str, grid: Grid, args: &Args) -> Result<()> {
         let wrong = |reason: String| KernelError::Argument { op: kernel, reason };
         let function = self.kernels.get(kernel).ok_or_else(|| {
-            let (major, minor) = self.facts.capability;
+            let (major, minor) = self.properties.capability;
             wrong(format!("no kernel of this name for compute capability {major}.{minor}"))
         })?;
         if let Some(misfit) = args.misfit(function.parameters.as_deref()) {
@@ -51,7 +51,7 @@ impl CudaDevice {
         self.driver.tensor_map(address, [rows, columns], box_rows).map_err(|fault| self.error(fault))
     }
 
-    /// Records the launches that `launches` makes, instead of running them.
+    /// Captures the launches that `launches` makes, instead of running them.
     ///
     /// # Errors
     /// What `launches` returns, or the driver's refusal.
@@ -59,22 +59,22 @@ impl CudaDevice {
         self.bind()?;
         let failed = |fault| self.error(fault);
         self.driver.begin_capture(self.stream).map_err(failed)?;
-        self.recording.store(true, Ordering::Relaxed);
+        self.capturing.store(true, Ordering::Relaxed);
         let launched = launches();
-        self.recording.store(false, Ordering::Relaxed);
+        self.capturing.store(false, Ordering::Relaxed);
         let captured = self.driver.end_capture(self.stream).map_err(failed);
         launched?;
         self.driver.instantiate(captured?).map_err(failed)
     }
 
-    /// Runs recorded launches, after everything before them.
+    /// Runs captured launches, after everything before them.
     pub(in crate::cuda) fn run_captured(&self, executable: Handle) -> Result<()> {
         self.bind()?;
-        // SAFETY: what was recorded uses tensors of a model that lives, and scratch, which stays where it is.
+        // SAFETY: what was captured uses tensors of a model that lives, and scratch, which stays where it is.
         unsafe { self.driver.launch_graph(executable, self.stream) }.map_err(|fault| self.error(fault))
     }
 
-    /// Forgets recorded launches.
+    /// Forgets captured launches.
     pub(in crate::cuda) fn forget_captured(&self, executable: Handle) {
         if self.bind().is_ok() {
             // An error has nobody to tell.

@@ -25,10 +25,10 @@ impl CudaDevice {
         }
     }
 
-    /// Counters with which the thread blocks of one kernel tell that all have arrived: u32 `[ARRIVALS]`, all 0 between
+    /// Counters with which the thread blocks of one kernel tell that all have arrived: u32 `[SEMAPHORES]`, all 0 between
     /// kernels (the last thread block to arrive resets its counter).
-    pub(crate) fn arrivals(&self) -> CudaPtr {
-        self.arrivals
+    pub(crate) fn semaphores(&self) -> CudaPtr {
+        self.semaphores
     }
 
     /// Takes the memory that ops will ask for, so that no step has to.
@@ -82,7 +82,7 @@ impl CudaDevice {
     }
 
     fn allocate_chunk(&self, bytes: usize) -> Result<CudaPtr> {
-        self.bind_outside_recording()?;
+        self.bind_outside_capture()?;
         self.driver.allocate(bytes).map_err(|fault| match fault.code {
             code::OUT_OF_MEMORY => self.out_of_memory(bytes),
             _ => self.error(fault),
@@ -101,7 +101,7 @@ impl CudaDevice {
 
     /// Sets all bytes of a tensor to zero, in stream order.
     pub(crate) fn zero(&self, to: CudaPtr, bytes: usize) -> Result<()> {
-        self.bind_outside_recording()?;
+        self.bind_outside_capture()?;
         // SAFETY: callers pass ranges of live tensors.
         unsafe { self.driver.set_bytes(to, 0, bytes, self.stream) }.map_err(|fault| self.error(fault))
     }

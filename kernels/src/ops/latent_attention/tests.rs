@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     DType, Tensor,
     cpu::FloatWeight,
-    ops::{Norm, NormKind, RopeLayout, RopeTable, absorb_queries, expand_values, latent_cache, testing::*},
+    ops::{Norm, NormKind, RopeLayout, RopeTable, absorb_w_uk, latent_cache, testing::*, up_project_w_uv},
 };
 
 const EPS: f32 = 1e-3;
@@ -153,7 +153,7 @@ impl<W: Rounded + FloatWeight<Input: Rounded>> Case<W> {
         let mut summed = empty(device, [rows, heads, self.latent], compute);
         let mut out = empty(device, [rows, heads * self.value], compute);
         let (cos, sin) = self.tables(device);
-        absorb_queries(
+        absorb_w_uk(
             device,
             absorbed.view_mut().unwrap(),
             upload(device, [rows, heads * (self.nope + self.rope)], &q).view(),
@@ -176,7 +176,7 @@ impl<W: Rounded + FloatWeight<Input: Rounded>> Case<W> {
         )
         .unwrap();
         let w_uv = upload(device, [heads, self.value, self.latent], &self.w_uv);
-        expand_values(device, out.view_mut().unwrap(), summed.view(), w_uv.view()).unwrap();
+        up_project_w_uv(device, out.view_mut().unwrap(), summed.view(), w_uv.view()).unwrap();
         widened(&to_vec::<W::Input>(device, &out))
     }
 
@@ -285,8 +285,8 @@ fn misfits_are_named() {
     let (mut absorbed, q, w_uk) = (zeros([1, 2, 10]), matrix([1, 13]), zeros([2, 6, 3]));
     let position = upload(device, [1], &[0u32]);
     let view = absorbed.view_mut().unwrap();
-    let error = absorb_queries(device, view, q.view(), w_uk.view(), table(&cos, &sin), position.view());
-    assert_eq!(error.unwrap_err().to_string(), "absorb_queries: `q` has shape [1, 13], expected [1, 14]");
+    let error = absorb_w_uk(device, view, q.view(), w_uk.view(), table(&cos, &sin), position.view());
+    assert_eq!(error.unwrap_err().to_string(), "absorb_w_uk: `q` has shape [1, 13], expected [1, 14]");
 
     let (mut out, q, cache) = (zeros([1, 2, 11]), zeros([1, 2, 10]), zeros([2, 16, 10]));
     let (starts, lengths) = (upload(device, [2], &[0u32, 1]), upload(device, [1], &[5u32]));
@@ -303,6 +303,6 @@ fn misfits_are_named() {
     );
 
     let (mut out, x, w_uv) = (matrix([1, 8]), zeros([1, 2, 6]), zeros([2, 5, 6]));
-    let error = expand_values(device, out.view_mut().unwrap(), x.view(), w_uv.view());
-    assert_eq!(error.unwrap_err().to_string(), "expand_values: `out` has shape [1, 8], expected [1, 10]");
+    let error = up_project_w_uv(device, out.view_mut().unwrap(), x.view(), w_uv.view());
+    assert_eq!(error.unwrap_err().to_string(), "up_project_w_uv: `out` has shape [1, 8], expected [1, 10]");
 }

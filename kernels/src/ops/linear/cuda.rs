@@ -118,7 +118,7 @@ fn arguments(
         Operands::Packed => args.read(&x).read(&values).read_opt(matrix.scales().map(Tensor::view).as_ref()),
     };
     args.read_opt(linear.parts()[0].bias.as_ref().map(|bias| bias.view()).as_ref());
-    args.pointer(partials).pointer(gpu.arrivals()).u32(x.shape().dims()[0] as u32);
+    args.pointer(partials).pointer(gpu.semaphores()).u32(x.shape().dims()[0] as u32);
     args.u32(cut.n as u32).u32(cut.k as u32).u32(cut.part as u32);
     Ok(args)
 }
@@ -194,7 +194,7 @@ impl Cut {
     }
 
     fn tile(self, rows: usize, features: usize, processors: usize) -> &'static Tile {
-        let Family { small, large, all_parts, whole, .. } = self.family;
+        let Family { small, large, serial_split_k, whole, .. } = self.family;
         let is_busy = |tile: &Tile| tile.count(rows, features) >= processors;
         let whole = whole.as_ref().filter(|tile| rows >= MANY_ROWS && is_busy(tile));
         match small.iter().find(|tile| tile.tokens >= rows) {
@@ -202,13 +202,13 @@ impl Cut {
             None if self.parts == 1 => whole.unwrap_or(large),
             // Too few tiles for all multiprocessors: a thread block per part.
             None if !is_busy(large) => large,
-            None => all_parts,
+            None => serial_split_k,
         }
     }
 
     fn plan_of(self, tile: &'static Tile, rows: usize, features: usize, processors: usize) -> Plan {
         let tiles = tile.count(rows, features);
-        let parts = if tile.all_parts { 1 } else { self.parts };
+        let parts = if tile.serial_split_k { 1 } else { self.parts };
         let grid = Grid {
             blocks: [tile.blocks(tiles, parts, processors) as u32, parts as u32, 1],
             threads: tile.threads,

@@ -11,7 +11,7 @@ pub(super) struct Tile {
     pub threads: u32,
     pub shared_bytes: u32,
     /// A thread block computes all parts of K, not one.
-    pub all_parts: bool,
+    pub serial_split_k: bool,
     /// Thread blocks that a multiprocessor holds, where each takes tiles in turn.
     pub resident: Option<usize>,
 }
@@ -58,7 +58,7 @@ pub(super) struct Family {
     /// For more.
     pub large: Tile,
     /// For so many that there are tiles for all multiprocessors.
-    pub all_parts: Tile,
+    pub serial_split_k: Tile,
     /// For many more, where K is one part.
     pub whole: Option<Tile>,
 }
@@ -73,7 +73,7 @@ const fn tensor_cores(
     let shared_bytes = (stages * (features + tokens) * 64 * size_of::<u16>()) as u32;
     let [linear, gated] = kernels;
     let gated = Some(gated);
-    Tile { linear, gated, features, tokens, threads, shared_bytes, all_parts: false, resident: None }
+    Tile { linear, gated, features, tokens, threads, shared_bytes, serial_split_k: false, resident: None }
 }
 
 /// bf16 weights whose rows are whole vectors: on the tensor cores.
@@ -87,9 +87,15 @@ pub(super) static MMA: Family = Family {
         tensor_cores(["linear_t64_bf16", "gated_linear_t64_bf16"], 64, 64, 128, 4),
     ],
     large: tensor_cores(["linear_t128_bf16", "gated_linear_t128_bf16"], 128, 128, 256, 3),
-    all_parts: Tile {
-        all_parts: true,
-        ..tensor_cores(["linear_t128_all_parts_bf16", "gated_linear_t128_all_parts_bf16"], 128, 128, 256, 3)
+    serial_split_k: Tile {
+        serial_split_k: true,
+        ..tensor_cores(
+            ["linear_t128_serial_split_k_bf16", "gated_linear_t128_serial_split_k_bf16"],
+            128,
+            128,
+            256,
+            3,
+        )
     },
     whole: None,
 };
@@ -111,12 +117,17 @@ pub(super) static WGMMA: Family = Family {
         wgmma(["linear_wgmma_t64_bf16", "gated_linear_wgmma_t64_bf16"], 64, 64, 4),
     ],
     large: wgmma(["linear_wgmma_t128_bf16", "gated_linear_wgmma_t128_bf16"], 128, 128, 6),
-    all_parts: Tile {
-        all_parts: true,
-        ..wgmma(["linear_wgmma_t192_all_parts_bf16", "gated_linear_wgmma_t192_all_parts_bf16"], 128, 192, 5)
+    serial_split_k: Tile {
+        serial_split_k: true,
+        ..wgmma(
+            ["linear_wgmma_t192_serial_split_k_bf16", "gated_linear_wgmma_t192_serial_split_k_bf16"],
+            128,
+            192,
+            5,
+        )
     },
     whole: Some(Tile {
-        all_parts: true,
+        serial_split_k: true,
         ..wgmma(["linear_wgmma_t256_whole_bf16", "gated_linear_wgmma_t256_whole_bf16"], 128, 256, 4)
     }),
 };
@@ -125,23 +136,23 @@ const fn packed(linear: &'static str, shape: [usize; 2], threads: u32, stages: u
     Tile { gated: None, ..tensor_cores([linear, ""], shape[0], shape[1], threads, stages) }
 }
 
-const fn packed_family(small: &'static [Tile], [large, all_parts]: [&'static str; 2]) -> Family {
+const fn packed_family(small: &'static [Tile], [large, serial_split_k]: [&'static str; 2]) -> Family {
     let large = packed(large, [128, 128], 256, 3);
-    let all_parts = Tile { all_parts: true, ..packed(all_parts, [128, 128], 256, 3) };
-    Family { stage: 64, operands: Operands::Packed, small, large, all_parts, whole: None }
+    let serial_split_k = Tile { serial_split_k: true, ..packed(serial_split_k, [128, 128], 256, 3) };
+    Family { stage: 64, operands: Operands::Packed, small, large, serial_split_k, whole: None }
 }
 
 /// Packed weights, decoded on their way to the tensor cores.
 pub(super) static MXFP4: Family = packed_family(
     &[packed("linear_t8_mxfp4", [64, 8], 128, 6), packed("linear_t32_mxfp4", [64, 32], 128, 5)],
-    ["linear_t128_mxfp4", "linear_t128_all_parts_mxfp4"],
+    ["linear_t128_mxfp4", "linear_t128_serial_split_k_mxfp4"],
 );
 pub(super) static FP8: Family = packed_family(
     &[packed("linear_t8_fp8", [64, 8], 128, 6), packed("linear_t32_fp8", [64, 32], 128, 5)],
-    ["linear_t128_fp8", "linear_t128_all_parts_fp8"],
+    ["linear_t128_fp8", "linear_t128_serial_split_k_fp8"],
 );
 
-const fn simt(linear: &'static str, tokens: usize, all_parts: bool) -> Tile {
+const fn simt(linear: &'static str, tokens: usize, serial_split_k: bool) -> Tile {
     Tile {
         linear,
         gated: None,
@@ -149,14 +160,14 @@ const fn simt(linear: &'static str, tokens: usize, all_parts: bool) -> Tile {
         tokens,
         threads: 128,
         shared_bytes: 0,
-        all_parts,
+        serial_split_k,
         resident: None,
     }
 }
 
 const fn simt_family(small: &'static [Tile], large: &'static str) -> Family {
-    let (large, all_parts) = (simt(large, 32, false), simt(large, 32, true));
-    Family { stage: 32, operands: Operands::PointersAndAlignment, small, large, all_parts, whole: None }
+    let (large, serial_split_k) = (simt(large, 32, false), simt(large, 32, true));
+    Family { stage: 32, operands: Operands::PointersAndAlignment, small, large, serial_split_k, whole: None }
 }
 
 /// Everything else: without tensor cores.

@@ -1,6 +1,6 @@
 //! The mixture of experts on the CPU: one task per active expert and block of columns.
 
-use super::{MoeWorkspace, WeighExperts};
+use super::{ApplyRouterWeight, MoeWorkspace};
 use crate::{
     CpuDevice, Result, View, ViewMut,
     cpu::{Block, Float, Kernel, LANES, Parts, Rows, Simd},
@@ -23,19 +23,19 @@ pub(super) fn moe(
     weights: View<'_>,
     experts: &Experts,
     glu: Glu,
-    weigh: WeighExperts,
+    weigh: ApplyRouterWeight,
     workspace: &mut MoeWorkspace,
 ) -> Result<()> {
     let (ids, weights) = (ids.as_slice::<u32>()?, weights.as_slice::<f32>()?);
     check.that(experts.stacked().is_none(), || "the experts lie in device memory".into())?;
     check.indices("ids", ids, experts.count())?;
     let active = workspace.sort(ids);
-    let activate = Activate { glu, input_weights: (weigh == WeighExperts::Input).then_some(weights) };
+    let activate = Activate { glu, input_weights: (weigh == ApplyRouterWeight::OnInput).then_some(weights) };
     for_compute!(experts.compute(), X => {
         gate_up::<X>(cpu, x, experts, activate, active, workspace)?;
         down::<X>(cpu, experts, active, workspace)?;
     });
-    let output_weights = (weigh == WeighExperts::Output).then_some(weights);
+    let output_weights = (weigh == ApplyRouterWeight::OnOutput).then_some(weights);
     combine(cpu, out, output_weights, workspace)
 }
 
@@ -47,7 +47,7 @@ struct Activate<'a> {
     input_weights: Option<&'a [f32]>,
 }
 
-/// Gate, up and activation of all visits.
+/// Gate, up and activation of all pairs.
 fn gate_up<X: Multiply>(
     cpu: &CpuDevice,
     x: View<'_>,
@@ -57,8 +57,8 @@ fn gate_up<X: Multiply>(
     workspace: &mut MoeWorkspace,
 ) -> Result<()> {
     let (x, hidden, intermediate) = (x.as_slice::<X>()?, experts.hidden_size(), experts.intermediate_size());
-    let MoeWorkspace { starts, active: ids, rows, pairs, gate_up, activated, .. } = workspace;
-    let (starts, rows) = (&starts[..], &rows[..visits_in(starts)]);
+    let MoeWorkspace { starts, active: ids, rows, pair_ids, gate_up, activated, .. } = workspace;
+    let (starts, rows) = (&starts[..], &rows[..pairs_in(starts)]);
     let blocks = Blocks::of_columns(active * intermediate, cpu.threads());
     let gate_up = Parts::new(gate_up.as_mut_slice::<f32>()?);
     let out = Parts::new(activated.as_mut_slice::<X>()?);
@@ -67,7 +67,7 @@ fn gate_up<X: Multiply>(
     let run = |input: Rows<'_, X>| {
         cpu.pool.run(active * per_expert, |task| {
             let id = ids[task / per_expert] as usize;
-            let visits = starts[id] as usize..starts[id + 1] as usize;
+            let pairs = starts[id] as usize..starts[id + 1] as usize;
             let columns = blocks.columns(task % per_expert, intermediate);
             let Expert { gate_up: linear, .. } = &experts.as_slice()[id];
             for (part, out_column) in linear.parts().iter().zip([0, intermediate]) {
@@ -77,15 +77,15 @@ fn gate_up<X: Multiply>(
                     out: &gate_up,
                     out_width: 2 * intermediate,
                     out_column,
-                    rows: visits.clone(),
+                    rows: pairs.clone(),
                     columns: columns.clone(),
                 };
                 X::multiply(cpu.isa, &part.weight, block);
             }
-            for visit in visits {
-                let (start, n) = (visit * 2 * intermediate + columns.start, columns.len());
-                let to = visit * intermediate + columns.start;
-                // SAFETY: these visits' columns are this task's alone, in both.
+            for pair in pairs {
+                let (start, n) = (pair * 2 * intermediate + columns.start, columns.len());
+                let to = pair * intermediate + columns.start;
+                // SAFETY: these pairs' columns are this task's alone, in both.
                 let (gate, up, out) = unsafe {
                     (
                         gate_up.get(start..start + n),
@@ -93,7 +93,7 @@ fn gate_up<X: Multiply>(
                         out.get(to..to + n),
                     )
                 };
-                let weight = activate.input_weights.map(|weights| weights[pairs[visit] as usize]);
+                let weight = activate.input_weights.map(|weights| weights[pair_ids[pair] as usize]);
                 cpu.isa.run(Gated { out, gate, up, weight, glu: activate.glu });
             }
         });
@@ -102,9 +102,9 @@ fn gate_up<X: Multiply>(
     Ok(())
 }
 
-/// All visits.
-fn visits_in(starts: &[u32]) -> usize {
-    starts.last().map_or(0, |&visits| visits as usize)
+/// All pairs.
+fn pairs_in(starts: &[u32]) -> usize {
+    starts.last().map_or(0, |&pairs| pairs as usize)
 }
 
 struct Gated<'a, T> {
@@ -128,7 +128,7 @@ impl<T: Float> Kernel for Gated<'_, T> {
     }
 }
 
-/// Down of all visits.
+/// Down of all pairs.
 fn down<X: Multiply>(
     cpu: &CpuDevice,
     experts: &Experts,
@@ -138,7 +138,7 @@ fn down<X: Multiply>(
     let (hidden, intermediate) = (experts.hidden_size(), experts.intermediate_size());
     let MoeWorkspace { starts, active: ids, activated, down, .. } = workspace;
     let blocks = Blocks::of_columns(active * hidden, cpu.threads());
-    let input = &activated.as_slice::<X>()?[..visits_in(starts) * intermediate];
+    let input = &activated.as_slice::<X>()?[..pairs_in(starts) * intermediate];
     let out = Parts::new(down.as_mut_slice::<f32>()?);
     let per_expert = blocks.count(hidden);
     let weights = experts.as_slice().iter().flat_map(|expert| expert.down.weights());
@@ -163,7 +163,7 @@ fn down<X: Multiply>(
     Ok(())
 }
 
-/// Adds up each row's visits in slot order, with weights `[T, k]` if outputs are weighted.
+/// Adds up each row's pairs in slot order, with weights `[T, k]` if outputs are weighted.
 fn combine(
     cpu: &CpuDevice,
     out: ViewMut<'_>,
@@ -186,7 +186,7 @@ struct WeightedSum<'a> {
     out: &'a mut [f32],
     places: &'a [u32],
     weights: Option<&'a [f32]>,
-    /// `[visits, H]`
+    /// `[pairs, H]`
     down: &'a [f32],
 }
 

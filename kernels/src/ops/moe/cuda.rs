@@ -1,6 +1,6 @@
-//! The launches of `moe`: sort the visits, gate and up with their activation, down, combine.
+//! The launches of `moe`: sort the pairs, gate and up with their activation, down, combine.
 
-use super::{Glu, MoeWorkspace, WeighExperts, workspace::tiles};
+use super::{ApplyRouterWeight, Glu, MoeWorkspace, workspace::tiles};
 use crate::{
     CudaDevice, DType, Format, Matrix, Result, View, ViewMut,
     cuda::{Args, CudaPtr, Grid},
@@ -15,7 +15,7 @@ struct Shape {
     chosen: u32,
     hidden: u32,
     intermediate: u32,
-    visits: u32,
+    pairs: u32,
     tile_tokens: u32,
     tile_count: u32,
 }
@@ -24,7 +24,7 @@ struct Shape {
 struct Variant {
     gate_up: &'static str,
     down: &'static str,
-    /// Rows of the weights and visits of a tile.
+    /// Rows of the weights and pairs of a tile.
     features: usize,
     tokens: usize,
     threads: u32,
@@ -46,7 +46,7 @@ macro_rules! kernels {
 }
 
 impl Variant {
-    /// What suits so many visits of weights of this format; bits do not depend on it beyond the format and shape.
+    /// What suits so many pairs of weights of this format; bits do not depend on it beyond the format and shape.
     fn of(format: Format, aligned: bool, each: usize) -> Variant {
         let kernels = match format {
             Format::Mxfp4 => kernels!("mxfp4"),
@@ -101,47 +101,47 @@ pub(super) fn moe(
     weights: View<'_>,
     experts: &Experts,
     glu: Glu,
-    weigh: WeighExperts,
+    weigh: ApplyRouterWeight,
     workspace: &mut MoeWorkspace,
 ) -> Result<()> {
     let stacked = experts.stacked().ok_or_else(|| check.error("the experts lie in host memory".into()))?;
     let [rows, chosen] = check.dims("ids", &ids)?;
     let (hidden, intermediate) = (experts.hidden_size(), experts.intermediate_size());
-    let visits = rows * chosen;
+    let pairs = rows * chosen;
     let aligned = hidden.is_multiple_of(8) && intermediate.is_multiple_of(8);
-    let of = |matrix: &Matrix| Variant::of(matrix.format(), aligned, visits.div_ceil(experts.count()));
+    let of = |matrix: &Matrix| Variant::of(matrix.format(), aligned, pairs.div_ceil(experts.count()));
     let (first, second) = (of(&stacked.gate_up), of(&stacked.down));
     check.that(first.tokens == second.tokens, || "gate_up and down have different tiles".into())?;
-    let tile_count = tiles(visits, experts.count(), first.tokens);
+    let tile_count = tiles(pairs, experts.count(), first.tokens);
     let shape = Shape {
         experts: experts.count() as u32,
         chosen: chosen as u32,
         hidden: hidden as u32,
         intermediate: intermediate as u32,
-        visits: visits as u32,
+        pairs: pairs as u32,
         tile_tokens: first.tokens as u32,
         tile_count: tile_count as u32,
     };
     let shape = bytemuck::bytes_of(&shape);
     let MoeWorkspace { activated, down, indices, .. } = workspace;
     let missing = || check.error("the workspace lies in host memory".into());
-    let pairs: CudaPtr = indices.view().cuda_ptr().ok_or_else(missing)?;
-    let (places, tiles) = (pairs.offset(4 * visits), pairs.offset(8 * visits));
+    let pair_ids: CudaPtr = indices.view().cuda_ptr().ok_or_else(missing)?;
+    let (places, tiles) = (pair_ids.offset(4 * pairs), pair_ids.offset(8 * pairs));
     let (mut activated, mut down) = (activated.view_mut()?, down.view_mut()?);
     let (input_weights, output_weights) = match weigh {
-        WeighExperts::Input => (Some(&weights), None),
-        WeighExperts::Output => (None, Some(&weights)),
+        ApplyRouterWeight::OnInput => (Some(&weights), None),
+        ApplyRouterWeight::OnOutput => (None, Some(&weights)),
     };
 
     let mut args = Args::new();
-    args.pointer(pairs).pointer(places).pointer(tiles).read(&ids).bytes(shape);
+    args.pointer(pair_ids).pointer(places).pointer(tiles).read(&ids).bytes(shape);
     gpu.launch("moe_sort", Grid { blocks: [1, 1, 1], threads: 512, shared_bytes: 0 }, &args)?;
 
     let bias = stacked.gate_up_bias.as_ref().map(|bias| bias.view());
     let mut args = Args::new();
     args.write(&mut activated).read(&x);
     push(&stacked.gate_up, &mut args);
-    args.read_opt(bias.as_ref()).read_opt(input_weights).pointer(pairs).pointer(tiles).bytes(shape);
+    args.read_opt(bias.as_ref()).read_opt(input_weights).pointer(pair_ids).pointer(tiles).bytes(shape);
     glu.push(&mut args);
     gpu.launch(first.gate_up, first.grid(intermediate, first.outputs, tile_count), &args)?;
 

@@ -20,15 +20,15 @@ struct Case<W: FloatWeight<Input: Rounded>> {
     ids: Vec<u32>,
     slot_weights: Vec<f32>,
     glu: Glu,
-    weigh: WeighExperts,
+    weigh: ApplyRouterWeight,
 }
 
 impl<W: Rounded + FloatWeight<Input: Rounded>> Case<W> {
-    fn new(glu: Glu, weigh: WeighExperts, biased: bool) -> Case<W> {
+    fn new(glu: Glu, weigh: ApplyRouterWeight, biased: bool) -> Case<W> {
         Case::sized(SIZES, glu, weigh, biased)
     }
 
-    fn sized(sizes: [usize; 5], glu: Glu, weigh: WeighExperts, biased: bool) -> Case<W> {
+    fn sized(sizes: [usize; 5], glu: Glu, weigh: ApplyRouterWeight, biased: bool) -> Case<W> {
         let [rows, k, h, i, e] = sizes;
         let mut random = Random::new(10);
         let weights =
@@ -73,7 +73,7 @@ impl<W: Rounded + FloatWeight<Input: Rounded>> Case<W> {
         for slot in row * k..(row + 1) * k {
             let (e, weight) = (self.ids[slot] as usize, f64::from(self.slot_weights[slot]));
             let (on_input, on_output) =
-                if self.weigh == WeighExperts::Input { (weight, 1.0) } else { (1.0, weight) };
+                if self.weigh == ApplyRouterWeight::OnInput { (weight, 1.0) } else { (1.0, weight) };
             let x: Vec<f64> = x.iter().map(|x| x * on_input).collect();
             let (gate, up) = (product(e, 0, &x, i), product(e, 1, &x, i));
             let round = |x: f64| f64::from(W::Input::round(x as f32).widen());
@@ -121,26 +121,26 @@ impl<W: Rounded + FloatWeight<Input: Rounded>> Case<W> {
 #[test]
 fn agrees_with_the_definition_and_does_not_depend_on_the_batch() {
     let silu = Glu::Plain(Activation::Silu);
-    Case::<f32>::new(silu, WeighExperts::Output, false).check(2e-5);
-    Case::<f16>::new(silu, WeighExperts::Output, false).check(2e-5);
+    Case::<f32>::new(silu, ApplyRouterWeight::OnOutput, false).check(2e-5);
+    Case::<f16>::new(silu, ApplyRouterWeight::OnOutput, false).check(2e-5);
     // An activation that falls on the other side of a rounding moves what follows.
-    Case::<bf16>::new(silu, WeighExperts::Output, false).check(0.05);
+    Case::<bf16>::new(silu, ApplyRouterWeight::OnOutput, false).check(0.05);
 }
 
 #[test]
 fn biases_clamped_gates_and_weighted_inputs() {
-    Case::<f32>::new(OAI, WeighExperts::Output, true).check(2e-5);
-    Case::<bf16>::new(OAI, WeighExperts::Output, true).check(0.05);
-    Case::<f32>::new(Glu::Plain(Activation::Silu), WeighExperts::Input, false).check(2e-5);
+    Case::<f32>::new(OAI, ApplyRouterWeight::OnOutput, true).check(2e-5);
+    Case::<bf16>::new(OAI, ApplyRouterWeight::OnOutput, true).check(0.05);
+    Case::<f32>::new(Glu::Plain(Activation::Silu), ApplyRouterWeight::OnInput, false).check(2e-5);
     let clamped = Glu::Clamped { act: Activation::GeluTanh, limit: 0.7 };
-    Case::<f32>::new(clamped, WeighExperts::Input, false).check(2e-5);
+    Case::<f32>::new(clamped, ApplyRouterWeight::OnInput, false).check(2e-5);
 }
 
 #[test]
 fn misfits_are_named() {
     let [_, k, h, i, e] = SIZES;
     let device = &devices()[0];
-    let case = Case::<f32>::new(OAI, WeighExperts::Output, true);
+    let case = Case::<f32>::new(OAI, ApplyRouterWeight::OnOutput, true);
     let experts = case.experts();
     let message = |id: u32, rows: usize, weigh, sizes: [usize; 5]| {
         let [max_rows, k_of, h_of, i_of, e_of] = sizes;
@@ -162,7 +162,7 @@ fn misfits_are_named() {
         .unwrap_err()
         .to_string()
     };
-    let output = WeighExperts::Output;
+    let output = ApplyRouterWeight::OnOutput;
     assert_eq!(message(9, 1, output, [1, k, h, i, e]), "moe: ids[0] is 9, expected less than 9");
     assert_eq!(
         message(0, 2, output, [1, k, h, i, e]),
@@ -173,15 +173,15 @@ fn misfits_are_named() {
         "moe: 9 experts of 40 to 70 in float32, the workspace is for 8 experts of 40 to 70 in float32"
     );
     assert_eq!(
-        message(0, 1, WeighExperts::Input, [1, k, h, i, e]),
+        message(0, 1, ApplyRouterWeight::OnInput, [1, k, h, i, e]),
         "moe: cannot weigh the inputs of experts with biases"
     );
 }
 
-/// From a few visits of each expert to more than the largest tile holds, with sizes that fill no tile.
+/// From a few pairs of each expert to more than the largest tile holds, with sizes that fill no tile.
 #[test]
 fn tiles_of_every_size_agree() {
     let sizes = [120, 3, 72, 136, 9];
-    Case::<bf16>::sized(sizes, Glu::Plain(Activation::Silu), WeighExperts::Output, false).check(0.1);
-    Case::<bf16>::sized(sizes, OAI, WeighExperts::Output, true).check(0.1);
+    Case::<bf16>::sized(sizes, Glu::Plain(Activation::Silu), ApplyRouterWeight::OnOutput, false).check(0.1);
+    Case::<bf16>::sized(sizes, OAI, ApplyRouterWeight::OnOutput, true).check(0.1);
 }

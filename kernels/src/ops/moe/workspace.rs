@@ -7,10 +7,10 @@ use crate::{
 
 /// Words of a tile in the table of tiles.
 const TILE_WORDS: usize = 3;
-/// The fewest visits that a tile holds, which bounds the number of tiles.
+/// The fewest pairs that a tile holds, which bounds the number of tiles.
 const FEWEST: usize = 8;
 
-/// What [`moe`](super::moe) needs between its steps, for up to a number of rows. A *visit* is a (row, slot) pair; visits
+/// What [`moe`](super::moe) needs between its steps, for up to a number of rows. A *pair* is one of a row and one of its experts (a slot); pairs
 /// are sorted by expert.
 #[derive(Debug)]
 pub struct MoeWorkspace {
@@ -20,15 +20,15 @@ pub struct MoeWorkspace {
     intermediate: usize,
     experts: usize,
     compute: DType,
-    /// `[E + 1]` first visit of each expert, then their number.
+    /// `[E + 1]` first pair of each expert, then their number.
     pub(super) starts: Vec<u32>,
-    /// `[E]` experts that have visits.
+    /// `[E]` experts that have pairs.
     pub(super) active: Vec<u32>,
-    /// `[max_rows · k]` the row of each visit.
+    /// `[max_rows · k]` the row of each pair.
     pub(super) rows: Vec<u32>,
-    /// `[max_rows · k]` the (row, slot) pair of each visit, as `row · k + slot`.
-    pub(super) pairs: Vec<u32>,
-    /// `[max_rows · k]` where each (row, slot) pair stands among the visits.
+    /// `[max_rows · k]` which pair stands at each place, as `row · k + slot`.
+    pub(super) pair_ids: Vec<u32>,
+    /// `[max_rows · k]` where each pair stands.
     pub(super) places: Vec<u32>,
     /// The same on a CUDA device, u32: see [`index_words`].
     pub(super) indices: Tensor,
@@ -41,7 +41,7 @@ pub struct MoeWorkspace {
 }
 
 impl MoeWorkspace {
-    /// A workspace in the memory of `to` for up to `max_rows` rows that each visit `chosen` of `experts` experts, whose weights
+    /// A workspace in the memory of `to` for up to `max_rows` rows with `chosen` of `experts` experts each, whose weights
     /// have the given sizes and type.
     ///
     /// # Errors
@@ -55,11 +55,11 @@ impl MoeWorkspace {
         experts: usize,
         dtype: DType,
     ) -> Result<MoeWorkspace> {
-        let visits = max_rows.saturating_mul(chosen);
-        // The sorted visits lie where the device sorts them.
+        let pairs = max_rows.saturating_mul(chosen);
+        // The sorted pairs lie where the device sorts them.
         let (on_host, on_device) = match to.device() {
-            Device::Cpu(_) => (visits, 0),
-            Device::Cuda(_) => (0, index_words(visits, experts)),
+            Device::Cpu(_) => (pairs, 0),
+            Device::Cuda(_) => (0, index_words(pairs, experts)),
         };
         Ok(MoeWorkspace {
             max_rows,
@@ -69,13 +69,13 @@ impl MoeWorkspace {
             experts,
             compute: dtype.compute(),
             gate_up: to.zeros([on_host, intermediate.saturating_mul(2)], DType::F32)?,
-            activated: to.zeros([visits, intermediate], dtype.compute())?,
-            down: to.zeros([visits, hidden], DType::F32)?,
+            activated: to.zeros([pairs, intermediate], dtype.compute())?,
+            down: to.zeros([pairs, hidden], DType::F32)?,
             indices: to.zeros([on_device], DType::U32)?,
             starts: to.host_words(experts + 1),
             active: to.host_words(experts),
             rows: to.host_words(on_host),
-            pairs: to.host_words(on_host),
+            pair_ids: to.host_words(on_host),
             places: to.host_words(on_host),
         })
     }
@@ -96,7 +96,7 @@ impl MoeWorkspace {
             .that(ours == theirs, || format!("{}, the workspace is for {}", describe(theirs), describe(ours)))
     }
 
-    /// Sorts the visits by expert (a counting sort, so in order of rows within one). Returns the number of active
+    /// Sorts the pairs by expert (a counting sort, so in order of rows within one). Returns the number of active
     /// experts.
     pub(super) fn sort(&mut self, ids: &[u32]) -> usize {
         self.starts.fill(0);
@@ -111,12 +111,12 @@ impl MoeWorkspace {
             }
             self.starts[expert + 1] += self.starts[expert];
         }
-        // Each start moves to its expert's end while visits are placed, and back afterwards.
+        // Each start moves to its expert's end while pairs are placed, and back afterwards.
         for (pair, &id) in ids.iter().enumerate() {
             let place = self.starts[id as usize];
             self.starts[id as usize] += 1;
             self.rows[place as usize] = (pair / self.chosen) as u32;
-            self.pairs[place as usize] = pair as u32;
+            self.pair_ids[place as usize] = pair as u32;
             self.places[pair] = place;
         }
         self.starts.copy_within(..self.experts, 1);
@@ -125,12 +125,12 @@ impl MoeWorkspace {
     }
 }
 
-/// Words that sorting up to so many visits takes on the device.
-fn index_words(visits: usize, experts: usize) -> usize {
-    2 * visits + TILE_WORDS * tiles(visits, experts, FEWEST)
+/// Words that sorting up to so many pairs takes on the device.
+fn index_words(pairs: usize, experts: usize) -> usize {
+    2 * pairs + TILE_WORDS * tiles(pairs, experts, FEWEST)
 }
 
-/// The most tiles that visits of the experts make.
-pub(super) fn tiles(visits: usize, experts: usize, tokens: usize) -> usize {
-    visits.min(visits / tokens + experts)
+/// The most tiles that pairs of the experts make.
+pub(super) fn tiles(pairs: usize, experts: usize, tokens: usize) -> usize {
+    pairs.min(pairs / tokens + experts)
 }

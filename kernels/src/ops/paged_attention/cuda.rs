@@ -240,11 +240,11 @@ pub(in crate::ops) fn attend(
     args.read_opt(params.temperature.as_ref())
         .read_opt(params.alibi_slopes.as_ref())
         .read_opt(params.sinks.as_ref());
-    // There are fewer tiles than arrivals: else splits would be 1.
+    // There are fewer tiles than semaphores: else splits would be 1.
     match variant.combine {
         _ if splits == 1 => args.u64(0).u64(0),
         Some(_) => args.pointer(gpu.scratch(bytes)?).u64(0),
-        None => args.pointer(gpu.scratch(bytes)?).pointer(gpu.arrivals()),
+        None => args.pointer(gpu.scratch(bytes)?).pointer(gpu.semaphores()),
     };
     args.bytes(bytemuck::bytes_of(&shape));
     let Variant { threads, shared_bytes, .. } = variant;

@@ -19,7 +19,7 @@ pub(super) fn route(
 ) -> Result<()> {
     let (experts, chosen) = (logits.shape().row_elements(), ids.shape().row_elements());
     let logits = logits.as_slice::<f32>()?;
-    let selection_bias = tables.selection_bias.map(Floats::new).transpose()?;
+    let e_score_correction_bias = tables.e_score_correction_bias.map(Floats::new).transpose()?;
     let expert_scale = tables.expert_scale.map(Floats::new).transpose()?;
     let weights = Parts::new(weights.into_mut_slice::<f32>()?);
     cpu.pool.run_rows(ids.into_mut_slice::<u32>()?, chosen, rows_per_task(8 * experts), |first, ids| {
@@ -28,7 +28,7 @@ pub(super) fn route(
         let weights = unsafe { weights.get(start..start + ids.len()) };
         let rows = ids.chunks_exact_mut(chosen).zip(weights.chunks_exact_mut(chosen));
         for ((ids, weights), logits) in rows.zip(logits[first * experts..].chunks_exact(experts)) {
-            cpu.isa.run(Row { ids, weights, logits, router, selection_bias, expert_scale });
+            cpu.isa.run(Row { ids, weights, logits, router, e_score_correction_bias, expert_scale });
         }
     });
     Ok(())
@@ -40,14 +40,14 @@ struct Row<'a> {
     weights: &'a mut [f32],
     logits: &'a [f32],
     router: &'a Router,
-    selection_bias: Option<Floats<'a>>,
+    e_score_correction_bias: Option<Floats<'a>>,
     expert_scale: Option<Floats<'a>>,
 }
 
 impl Kernel for Row<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Row { ids, weights, logits, router, selection_bias, expert_scale } = self;
+        let Row { ids, weights, logits, router, e_score_correction_bias, expert_scale } = self;
         let mut scores = [0.0; MAX_EXPERTS];
         let scores = &mut scores[..logits.len()];
         prepare(s, router.logits, logits, scores);
@@ -59,7 +59,7 @@ impl Kernel for Row<'_> {
         if let RouterScore::SparseMixer { jitter } = router.score {
             sparse_mixer(s, jitter, scores, ids, weights);
         } else {
-            select(router.groups, scores, selection_bias, ids, weights);
+            select(router.groups, scores, e_score_correction_bias, ids, weights);
             for (weight, &id) in weights.iter_mut().zip(&*ids) {
                 *weight = scores[id as usize];
             }

@@ -65,7 +65,7 @@ impl Shape {
             jitter,
             divide_value,
             scale: router.scale,
-            bias_type: type_of(tables.selection_bias),
+            bias_type: type_of(tables.e_score_correction_bias),
             scale_type: type_of(tables.expert_scale),
         }
     }
@@ -83,7 +83,7 @@ pub(super) fn route(
     let rows = ids.shape().elements() / chosen;
     let mut args = Args::new();
     args.write(&mut ids).write(&mut weights).read(&logits);
-    args.read_opt(tables.selection_bias.as_ref()).read_opt(tables.expert_scale.as_ref());
+    args.read_opt(tables.e_score_correction_bias.as_ref()).read_opt(tables.expert_scale.as_ref());
     args.bytes(bytemuck::bytes_of(&Shape::new(router, tables, experts, chosen)));
     // Scores, what is chosen by, the chosen and the groups' worth.
     let shared_bytes = 4 * 4 * experts as u32;

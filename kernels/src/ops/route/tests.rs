@@ -36,7 +36,7 @@ impl Case {
         let vector = |x: &Option<Vec<f32>>| x.as_ref().map(|x| upload(device, [self.experts], x));
         let (bias, scale) = (vector(&self.bias), vector(&self.scale));
         let tables = RouterTables {
-            selection_bias: bias.as_ref().map(Tensor::view),
+            e_score_correction_bias: bias.as_ref().map(Tensor::view),
             expert_scale: scale.as_ref().map(Tensor::view),
         };
         let (ids_view, weights_view) = (ids.view_mut().unwrap(), weights.view_mut().unwrap());
@@ -187,7 +187,7 @@ fn every_renormalisation_and_scale() {
 }
 
 #[test]
-fn a_selection_bias_chooses_but_does_not_weigh() {
+fn a_e_score_correction_bias_chooses_but_does_not_weigh() {
     for score in [RouterScore::Softmax, RouterScore::Sigmoid, RouterScore::SoftmaxOfChosen] {
         Case::new(32, 4, Router { score, renormalize: Renormalize::Sum, ..Router::default() })
             .biased()
@@ -244,7 +244,8 @@ fn contradictions_are_named() {
         let mut weights = Tensor::zeros([1, chosen], DType::F32).unwrap();
         let logits = Tensor::zeros([1, experts], DType::F32).unwrap();
         let bias = Tensor::zeros([experts], DType::F32).unwrap();
-        let tables = RouterTables { selection_bias: biased.then(|| bias.view()), expert_scale: None };
+        let tables =
+            RouterTables { e_score_correction_bias: biased.then(|| bias.view()), expert_scale: None };
         let (ids, weights) = (ids.view_mut().unwrap(), weights.view_mut().unwrap());
         route(device, ids, weights, logits.view(), &router, tables).unwrap_err().to_string()
     };

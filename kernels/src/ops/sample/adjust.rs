@@ -1,4 +1,4 @@
-//! What happens to a row's logits before a token is drawn: penalties, bias and suppression.
+//! What happens to a row's logits before a token is sampled: penalties, bias and banned tokens.
 
 use super::{BLOCK, SampleParams, SeenTokens};
 
@@ -13,7 +13,7 @@ impl SeenTokens {
 }
 
 impl SampleParams {
-    /// Applies penalties, bias and suppression. `counts` are those of the row's slot.
+    /// Applies penalties, bias and banned tokens. `counts` are those of the row's slot.
     pub(super) fn adjust(&self, logits: &mut [f32], counts: Option<&mut [u32]>) {
         if let (Some(counts), Some(seen)) = (counts, &self.seen) {
             seen.load_into(counts);
@@ -22,7 +22,7 @@ impl SampleParams {
         for &(id, bias) in &*self.logit_bias {
             logits[id as usize] += bias;
         }
-        for &id in &*self.suppressed {
+        for &id in &*self.banned {
             logits[id as usize] = f32::NEG_INFINITY;
         }
     }

@@ -1,6 +1,6 @@
 //! The launch of `sample`: parameters go to the device in one copy.
 
-use super::{MAX_BIASED_TOKENS, MAX_SUPPRESSED, SampleParams, SampleRow, SampleWorkspace, race};
+use super::{MAX_BANNED, MAX_BIASED_TOKENS, SampleParams, SampleRow, SampleWorkspace, race};
 use crate::{
     CudaDevice, Result, View, ViewMut,
     cuda::{Args, Grid},
@@ -24,8 +24,8 @@ struct Row {
     seen_count: u32,
     bias: u32,
     bias_count: u32,
-    suppressed: u32,
-    suppressed_count: u32,
+    banned: u32,
+    banned_count: u32,
     temperature: f32,
     top_p: f32,
     least: f32,
@@ -83,8 +83,8 @@ impl Packed {
             seen_count: seen.len() as u32,
             bias: list(&mut params.logit_bias.iter().flat_map(|&(id, bias)| [id, bias.to_bits()])),
             bias_count: params.logit_bias.len() as u32,
-            suppressed: list(&mut params.suppressed.iter().copied()),
-            suppressed_count: params.suppressed.len() as u32,
+            banned: list(&mut params.banned.iter().copied()),
+            banned_count: params.banned.len() as u32,
             temperature: params.temperature,
             top_p: params.top_p,
             least: params.least(),
@@ -97,14 +97,14 @@ impl Packed {
 
 impl Row {
     fn adjusts(&self) -> bool {
-        self.bias_count + self.suppressed_count > 0 || self.slot != NO_SLOT
+        self.bias_count + self.banned_count > 0 || self.slot != NO_SLOT
     }
 }
 
 /// See [`sample_scratch_bytes`](super::sample_scratch_bytes).
 pub(super) fn scratch_bytes(gpu: &CudaDevice, rows: usize, vocab: usize, seen: usize) -> usize {
     let entries = |lists: [usize; 3]| lists.iter().sum::<usize>() * size_of::<u32>();
-    let lists = entries([2 * seen.min(vocab), 2 * MAX_BIASED_TOKENS, MAX_SUPPRESSED]);
+    let lists = entries([2 * seen.min(vocab), 2 * MAX_BIASED_TOKENS, MAX_BANNED]);
     let parameters = rows * (size_of::<Row>() + lists);
     let adjusted = rows.min(gpu.multiprocessors() as usize) * vocab * size_of::<f32>();
     parameters.next_multiple_of(ADJUSTED_ALIGNMENT) + adjusted

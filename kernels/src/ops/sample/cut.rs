@@ -8,7 +8,7 @@ pub(super) struct Cut {
 }
 
 impl Cut {
-    /// Keeps every token that can be drawn at all.
+    /// Keeps every token that can be sampled at all.
     pub(super) const NOTHING: Cut = Cut { logit: f32::MIN, id: u32::MAX };
 
     #[inline(always)]

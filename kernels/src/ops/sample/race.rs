@@ -2,7 +2,7 @@
 
 use crate::cpu::LANES;
 
-/// Stands for the token of a row that leaves none to draw: a logit is NaN or infinite, or all are suppressed.
+/// Stands for the token of a row that leaves none to draw: a logit is NaN or infinite, or all are banned.
 pub const NO_TOKEN: u32 = u32::MAX;
 
 /// The increment of SplitMix64 (Steele, Lea and Flood 2014): its n-th output is `mix(key + n · GAMMA)`.

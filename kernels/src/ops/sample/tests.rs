@@ -13,7 +13,7 @@ fn params() -> SampleParams {
         frequency_penalty: 0.0,
         repetition_penalty: 1.0,
         logit_bias: [].into(),
-        suppressed: [].into(),
+        banned: [].into(),
         seen: None,
         seed: 1,
         position: 0,
@@ -50,7 +50,7 @@ fn draws(logits: &[f32], params: &SampleParams, n: u64) -> Vec<u32> {
     run(&isa_devices()[0], logits.len(), logits, &rows).unwrap()
 }
 
-/// What can be drawn, by the definition: a sort.
+/// What can be sampled, by the definition: a sort.
 fn kept(logits: &[f32], params: &SampleParams) -> BTreeSet<u32> {
     let max = logits.iter().copied().fold(f32::MIN, f32::max);
     let weight = |id: u32| f64::from((logits[id as usize] - max) / params.temperature).exp();
@@ -84,13 +84,13 @@ fn greedy_takes_the_largest_with_the_lowest_id() {
 }
 
 #[test]
-fn penalties_bias_and_suppression() {
+fn penalties_bias_and_banned_tokens() {
     let logits = [3.0, 2.5, -1.0, 1.0];
     let greedy = SampleParams { temperature: 0.0, ..params() };
     let token = |params: &SampleParams| draws(&logits, params, 1)[0];
     let seen = |id, output_count| seen(0, &[(id, output_count)]);
     assert_eq!(token(&greedy), 0);
-    assert_eq!(token(&SampleParams { suppressed: [0, 1].into(), ..greedy.clone() }), 3);
+    assert_eq!(token(&SampleParams { banned: [0, 1].into(), ..greedy.clone() }), 3);
     assert_eq!(token(&SampleParams { logit_bias: [(2, 5.0)].into(), ..greedy.clone() }), 2);
     // 3 / 1.3 < 2.5, 3 / 1.1 > 2.5, for prompt tokens too.
     assert_eq!(token(&SampleParams { repetition_penalty: 1.3, seen: seen(0, 0), ..greedy.clone() }), 1);
@@ -123,7 +123,7 @@ fn slots_count_what_is_drawn() {
         for round in 0..24u64 {
             let mut logits = random.floats(3 * vocab, 2.0);
             if round == 5 {
-                logits[vocab] = f32::NAN; // nothing can be drawn, nor is counted
+                logits[vocab] = f32::NAN; // nothing can be sampled, nor is counted
             }
             if round == 12 {
                 tokens[2] = vec![(1, 0)]; // another sequence gets the slot
@@ -251,7 +251,7 @@ fn a_row_does_not_depend_on_its_place() {
             top_k: [0, 5, 50][i % 3],
             top_p: [1.0, 0.8][i % 2],
             seed: i as u64,
-            suppressed: [i as u32].into(),
+            banned: [i as u32].into(),
             ..params()
         })
         .collect();
@@ -284,10 +284,10 @@ fn rows_without_a_token_to_draw_say_so() {
                     assert_eq!([0, 1, 2].map(|row| found[row] == NO_TOKEN), [false, true, false]);
                 }
             }
-            let nothing_left = SampleParams { temperature, suppressed: (0..20).collect(), ..params() };
+            let nothing_left = SampleParams { temperature, banned: (0..20).collect(), ..params() };
             let row = [SampleRow { row: 0, params: &nothing_left }];
             assert_eq!(run(&device, 20, &[0.0; 20], &row).unwrap(), [NO_TOKEN]);
-            let one_left = SampleParams { suppressed: (1..20).collect(), ..nothing_left };
+            let one_left = SampleParams { banned: (1..20).collect(), ..nothing_left };
             assert_eq!(
                 run(&device, 20, &[0.0; 20], &[SampleRow { row: 0, params: &one_left }]).unwrap(),
                 [0]
@@ -309,14 +309,11 @@ fn tokens_outside_the_vocabulary_are_named() {
     let message = |params: SampleParams| {
         run(device, 4, &[0.0; 4], &[SampleRow { row: 0, params: &params }]).unwrap_err().to_string()
     };
-    let suppressed = |ids: &[u32]| SampleParams { suppressed: ids.into(), ..params() };
+    let banned = |ids: &[u32]| SampleParams { banned: ids.into(), ..params() };
     let biased = |entries: &[(u32, f32)]| SampleParams { logit_bias: entries.into(), ..params() };
-    assert_eq!(message(suppressed(&[4])), "sample: row 0: token 4 of 4");
+    assert_eq!(message(banned(&[4])), "sample: row 0: token 4 of 4");
     assert_eq!(message(biased(&[(9, 1.0)])), "sample: row 0: token 9 of 4");
-    assert_eq!(
-        message(suppressed(&[0; MAX_SUPPRESSED + 1])),
-        "sample: row 0: 2049 suppressed tokens, at most 2048"
-    );
+    assert_eq!(message(banned(&[0; MAX_BANNED + 1])), "sample: row 0: 2049 banned tokens, at most 2048");
     assert_eq!(
         message(biased(&[(0, 1.0); MAX_BIASED_TOKENS + 1])),
         "sample: row 0: 1025 logit biases, at most 1024"
@@ -353,7 +350,7 @@ fn equal_logits_draw_equal_tokens_on_every_device() {
                 presence_penalty: [0.0, 0.5][i / 3 % 2],
                 frequency_penalty: [0.0, 0.1][i / 5 % 2],
                 logit_bias: (0..i as u32 % 5).map(|j| (j * 3 % 30, 1.5 - j as f32)).collect(),
-                suppressed: (0..i as u32 % 7).collect(),
+                banned: (0..i as u32 % 7).collect(),
                 seen: if i % 4 == 3 { None } else { seen(i as u32, &some_tokens(i as u32 % 11)) },
                 seed: i as u64,
                 position: 7 * i as u64,

@@ -30,7 +30,8 @@ impl Claims<'_> {
     fn moe(&mut self, at: &dyn Fn(&str) -> String, spec: &MoeSpec) -> Result<MoeWeights, LoadError> {
         let (names, h, e) = (self.names, self.spec.hidden_size, spec.num_experts);
         let router = self.part_in_order(&at(names.router), [e, h], spec.router_bias, Role::Router, None)?;
-        let selection_bias = self.tensor_if(spec.selection_bias, &at(names.selection_bias), e)?;
+        let e_score_correction_bias =
+            self.tensor_if(spec.e_score_correction_bias, &at(names.e_score_correction_bias), e)?;
         let expert_scale = self.tensor_if(spec.expert_scale, &at(names.expert_scale), e)?;
         let experts = Experts::new(self.experts(at, spec)?)?;
         let shared = match &spec.shared {
@@ -45,7 +46,7 @@ impl Claims<'_> {
             }),
         };
         let router = Linear::new(vec![router])?;
-        Ok(MoeWeights { spec: spec.clone(), router, selection_bias, expert_scale, experts, shared })
+        Ok(MoeWeights { spec: spec.clone(), router, e_score_correction_bias, expert_scale, experts, shared })
     }
 
     fn experts(&mut self, at: &dyn Fn(&str) -> String, spec: &MoeSpec) -> Result<Vec<Expert>, LoadError> {

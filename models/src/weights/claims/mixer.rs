@@ -50,8 +50,8 @@ impl Claims<'_> {
             qkv,
             qk_norm,
             sinks: self.tensor_if(spec.sinks, &at(names.sinks), num_heads)?,
-            head_gate: match spec.head_gate {
-                true => Some(self.linear(&at(names.head_gate), [num_heads, h], false)?),
+            output_gate: match spec.output_gate {
+                true => Some(self.linear(&at(names.output_gate), [num_heads, h], false)?),
                 false => None,
             },
             o_proj: self.linear(&at(names.o_proj), [h, q], spec.o_bias)?,

@@ -156,7 +156,7 @@ fn measure_all(engine: &Engine, limits: &DeviceLimits, args: &BenchArgs) -> Resu
     })
 }
 
-/// Drawn only on a terminal.
+/// Sampled only on a terminal.
 fn progress_bar(length: usize) -> ProgressBar {
     let bar = ProgressBar::new(length as u64).with_style(model_args::bar_style(BAR));
     bar.tick();

@@ -10,9 +10,9 @@ use crate::{
 /// Every plan for so many rows: each kernel of the family that can, whatever it is meant for. On a GPU of two
 /// multiprocessors, so that thread blocks that take tiles in turn take several.
 fn plans(cut: Cut, rows: usize, features: usize) -> impl Iterator<Item = Plan> {
-    let Family { small, large, all_parts, whole, .. } = cut.family;
+    let Family { small, large, serial_split_k, whole, .. } = cut.family;
     let whole = whole.iter().filter(move |_| cut.parts == 1);
-    let tiles = small.iter().chain([large, all_parts]).chain(whole);
+    let tiles = small.iter().chain([large, serial_split_k]).chain(whole);
     tiles.map(move |tile| cut.plan_of(tile, rows, features, 2))
 }
 
