@@ -1,5 +1,6 @@
 //! What the CPU implementations of ops share: threads, vectors of the instruction sets, register tiles.
 
+mod any_packed;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -21,13 +22,14 @@ mod simd;
 mod tile;
 mod weight;
 
+pub(crate) use any_packed::{Packed, WithPacked};
 pub(crate) use floats::{Float, Floats, convert};
 pub use isa::Isa;
 pub(crate) use isa::Kernel;
 #[cfg(test)]
 pub(crate) use math::erf;
 pub(crate) use math::{clamp, exp, gelu_erf, gelu_tanh, mul_sigmoid, silu, tanh};
-pub(crate) use packed::{Fp8Block, Fp8Rows, Mxfp4Rows, Packed, PackedWeight, WithPacked};
+pub(crate) use packed::{Fp8Block, Fp8Rows, Mxfp4Rows, PackedWeight};
 pub(crate) use packed_product::{multiply as multiply_packed, multiply_coded, with_decoded_row};
 pub(crate) use pool::{Parts, ThreadPool};
 pub(crate) use quantized::with_quantized;

@@ -1,13 +1,13 @@
 //! What can go wrong while a model is loaded.
 
 use std::{
-    fmt, io,
+    io,
     path::{Path, PathBuf},
 };
 
 use mosu_kernels::KernelError;
 
-use crate::MemoryPlan;
+use crate::{MemoryPlan, size::Size};
 
 /// Why a model, its tokenizer or its chat template could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -112,19 +112,6 @@ pub enum LoadError {
     /// The device refused.
     #[error(transparent)]
     Device(#[from] KernelError),
-}
-
-/// Bytes as people read them.
-pub(crate) struct Size(pub u64);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            bytes if bytes < 1 << 20 => write!(f, "{bytes} bytes"),
-            bytes if bytes < 1 << 30 => write!(f, "{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
-            bytes => write!(f, "{:.1} GiB", bytes as f64 / f64::from(1 << 30)),
-        }
-    }
 }
 
 impl LoadError {

@@ -33,6 +33,7 @@ mod rope;
 mod safetensors_header;
 mod sampler;
 mod sampling_defaults;
+mod size;
 mod source;
 mod spec;
 mod tensor_names;

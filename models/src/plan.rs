@@ -4,7 +4,7 @@ mod planner;
 
 use std::fmt;
 
-use crate::{KvGroups, error::Size};
+use crate::{KvGroups, size::Size};
 pub(crate) use planner::{Planner, padding_blocks, table_entries};
 
 /// The shares of a device's memory, in bytes. Nothing else is taken of it as long as the model lives.

@@ -6,7 +6,8 @@ mod avx2;
 mod avx512;
 mod portable;
 
-use super::simd::LANES;
+/// Elements of a vector, on every instruction set. So the order of a sum depends on its length alone.
+pub(crate) const LANES: usize = 16;
 
 /// Bytes and integers of an instruction set.
 pub(crate) trait ByteSimd: Copy + Send + Sync {

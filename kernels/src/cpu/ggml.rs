@@ -2,13 +2,12 @@
 //! `scale · value(code) + offset`, with scale and offset of its group. Products are rounded to f32 in the order of ggml's
 //! reference, so that decoded weights are the same.
 
-mod formats;
+pub(super) mod formats;
 
 use super::{
     packed::{CodedWeight, Groups, PackedWeight, Scales, biased},
     simd::{LANES, Simd},
 };
-pub(crate) use formats::*;
 
 /// Elements that are decoded together.
 const STEP: usize = 2 * LANES;

@@ -8,8 +8,10 @@ use std::cell::RefCell;
 use half::bf16;
 
 use super::{
-    Isa, Kernel, coded_product,
-    packed::{ByKind, CodedWeight, Packed, PackedWeight, WithPacked},
+    Isa, Kernel,
+    any_packed::{ByKind, Packed, WithPacked},
+    coded_product,
+    packed::{CodedWeight, PackedWeight},
     simd::{LANES, Simd},
     tile::{Block, LINE, Product, STREAM_AHEAD},
 };

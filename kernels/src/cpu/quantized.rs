@@ -9,7 +9,6 @@ use super::{
     Float, Isa, Kernel, Parts, ThreadPool,
     packed::Groups,
     simd::{LANES, Simd},
-    tile::Rows,
 };
 
 /// Elements that share a scale.
@@ -60,17 +59,18 @@ thread_local! {
     static BUFFERS: RefCell<Quantized> = RefCell::default();
 }
 
-/// Calls `with` with the same rows, quantised for weights with such groups.
-pub(crate) fn with_quantized<T: Float, R>(
+/// Calls `with` with `rows` rows of `k` elements, quantised for weights with such groups.
+pub(crate) fn with_quantized<'x, T: Float, R>(
     isa: Isa,
     pool: &ThreadPool,
-    x: Rows<'_, T>,
+    [rows, k]: [usize; 2],
+    row: impl Fn(usize) -> &'x [T] + Sync,
     groups: &[Groups],
-    with: impl FnOnce(Rows<'_, T>) -> R,
+    with: impl FnOnce(&Quantized) -> R,
 ) -> R {
     let mut quantized = BUFFERS.take();
-    quantized.fill(isa, pool, x, groups);
-    let result = with(Rows { quantized: &quantized, ..x });
+    quantized.fill(isa, pool, [rows, k], row, groups);
+    let result = with(&quantized);
     BUFFERS.set(quantized);
     result
 }
@@ -87,8 +87,14 @@ impl Quantized {
         ],
     };
 
-    fn fill<T: Float>(&mut self, isa: Isa, pool: &ThreadPool, x: Rows<'_, T>, groups: &[Groups]) {
-        let (rows, k) = (x.count(), x.width);
+    fn fill<'x, T: Float>(
+        &mut self,
+        isa: Isa,
+        pool: &ThreadPool,
+        [rows, k]: [usize; 2],
+        row: impl Fn(usize) -> &'x [T] + Sync,
+        groups: &[Groups],
+    ) {
         self.k = k;
         self.codes.resize(rows * k + PADDING, 0);
         self.scales.resize(rows * k / SCALED, 0.0);
@@ -108,10 +114,10 @@ impl Quantized {
         let (has_sums, has_corrections) = (has(true), has(false));
         let per_task = (PER_TASK / k.max(1)).max(1);
         pool.run(rows.div_ceil(per_task), |task| {
-            for row in task * per_task..rows.min((task + 1) * per_task) {
+            for index in task * per_task..rows.min((task + 1) * per_task) {
                 // SAFETY: rows are each in one task.
-                let out = unsafe { out.row(row, k, has_sums, has_corrections) };
-                isa.run(Quantize { x: x.get(row), out });
+                let out = unsafe { out.row(index, k, has_sums, has_corrections) };
+                isa.run(Quantize { x: row(index), out });
             }
         });
     }

@@ -3,9 +3,7 @@
 use half::{bf16, f16};
 
 use super::bytes::ByteSimd;
-
-/// Elements of a vector, on every instruction set. So the order of a sum depends on its length alone.
-pub(crate) const LANES: usize = 16;
+pub(crate) use super::bytes::LANES;
 
 /// An instruction set. A value of such a type exists only where the processor has the instructions, which
 /// is why its methods are safe; loads and stores take pointers and are not.

@@ -26,7 +26,7 @@ pub(crate) struct Rows<'a, T> {
 
 impl<'a, T> Rows<'a, T> {
     /// How many there are.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.select.map_or_else(|| self.data.len().checked_div(self.width).unwrap_or(0), <[u32]>::len)
     }
 
@@ -36,7 +36,7 @@ impl<'a, T> Rows<'a, T> {
     }
 
     #[inline(always)]
-    pub(super) fn get(&self, i: usize) -> &'a [T] {
+    pub(crate) fn get(&self, i: usize) -> &'a [T] {
         let row = self.select.map_or(i, |select| select[i] as usize);
         &self.data[row * self.width..(row + 1) * self.width]
     }

@@ -26,7 +26,18 @@ pub(super) fn with_rows<'w, X: Multiply, R>(
             groups.push(own);
         }
     }
-    if groups.is_empty() { with(x) } else { with_quantized(cpu.isa, &cpu.pool, x, &groups, with) }
+    if groups.is_empty() {
+        return with(x);
+    }
+    let shape = [x.count(), x.width];
+    with_quantized(
+        cpu.isa,
+        &cpu.pool,
+        shape,
+        |row| x.get(row),
+        &groups,
+        |quantized| with(Rows { quantized, ..x }),
+    )
 }
 
 impl Multiply for bf16 {

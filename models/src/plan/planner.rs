@@ -6,13 +6,13 @@ use super::MemoryPlan;
 use crate::{
     AttentionSpec, DecoderSpec, KvGroups, LatentAttentionSpec, LayerSpec, LoadError, Mixer, ModelOptions,
     cuda_graphs::PADDING_BLOCKS,
-    error::Size,
     inputs::InputBuffer,
     kv_cache::{BLOCK_SIZE, KvBlocks},
     kv_layout::KvLayout,
     memory::Memory,
     model::USUAL_TOKENS,
     position_tables::PositionTables,
+    size::Size,
     workspace::{LOGIT_ROWS, Workspace},
 };
 

@@ -8,7 +8,12 @@ use mosu_kernels::{
     ops::{Linear, LinearPart, NormKind},
 };
 
-use super::{DecoderWeights, LayerWeights, NormWeights, TensorSource, layout, placement::placed};
+use super::{
+    layout,
+    parts::{DecoderWeights, LayerWeights, NormWeights},
+    placement::placed,
+    source::TensorSource,
+};
 use crate::{DecoderSpec, LayerSpec, LoadError, LoadProgress, tensor_names::TensorNames};
 
 /// What a claim of a matrix is for.

@@ -6,7 +6,7 @@
 //! directly in them is a module by itself, such as a vision tower, layers for multi-token prediction, or a layer behind
 //! the last.
 
-use super::TensorSource;
+use super::source::TensorSource;
 use crate::LoadError;
 
 /// Ends of names that never change an answer: tables that follow from config.json, and the scales of a quantised KV

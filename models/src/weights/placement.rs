@@ -5,7 +5,7 @@ use mosu_kernels::{
     ops::{Experts, Linear},
 };
 
-use super::{
+use super::parts::{
     AttentionWeights, DecoderWeights, FfnWeights, LatentAttentionWeights, LatentQueries, LayerWeights,
     LowRankWeights, MixerWeights, MoeWeights, NetworkWeights, NormWeights, QkvWeights, SharedWeights,
 };

@@ -11,7 +11,10 @@ use super::{Claims, Role};
 use crate::{
     DenseSpec, FfnActivation, FfnSpec, LoadError, MoeSpec,
     tensor_names::{ExpertNames, GateUpNames, NetworkNames},
-    weights::{FfnWeights, MoeWeights, NetworkWeights, SharedWeights, layout},
+    weights::{
+        layout,
+        parts::{FfnWeights, MoeWeights, NetworkWeights, SharedWeights},
+    },
 };
 
 impl Claims<'_> {

@@ -10,8 +10,11 @@ use crate::{
     AttentionSpec, LatentAttentionSpec, LoadError, LowRankSpec, Mixer,
     tensor_names::{KvUpNames, LatentNames, QkvNames},
     weights::{
-        AttentionWeights, LatentAttentionWeights, LatentQueries, LowRankWeights, MixerWeights, NormWeights,
-        QkvWeights, layout,
+        layout,
+        parts::{
+            AttentionWeights, LatentAttentionWeights, LatentQueries, LowRankWeights, MixerWeights,
+            NormWeights, QkvWeights,
+        },
     },
 };
 
