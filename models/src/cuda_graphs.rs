@@ -6,10 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use mosu_kernels::{CudaDevice, CudaGraph, Result};
 
-use crate::{Batch, KvPlaces, kv_cache::BLOCK_SIZE, workspace::LOGIT_ROWS};
-
-/// KV blocks for the rows that fill a step up: a slot for each.
-pub(crate) const PADDING_BLOCKS: usize = LOGIT_ROWS / BLOCK_SIZE;
+use crate::{Batch, KvPlaces, kv_cache::BLOCK_SIZE};
 
 /// What distinguishes graphs: both are powers of two, so that there are few.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +47,7 @@ impl CudaGraphs {
             rows: rows.next_power_of_two(),
             table_width: batch.block_table_width.next_power_of_two(),
         };
-        let fits = shape.rows <= self.max_rows.min(LOGIT_ROWS)
+        let fits = shape.rows <= self.max_rows
             && shape.rows.checked_mul(shape.table_width)? <= self.max_table_entries;
         fits.then_some(shape)
     }

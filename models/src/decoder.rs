@@ -14,6 +14,7 @@ use crate::{
     inputs::Inputs,
     kv_cache::KvBlocks,
     kv_layout::KvLayout,
+    model::StepRows,
     plan::{MemoryPlan, padding_blocks},
     position_tables::PositionTables,
     weights::{DecoderWeights, FfnWeights, LayerWeights, NetworkWeights, NormWeights},
@@ -33,20 +34,20 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// Puts beside the weights what the plan says: tables by position, KV blocks and steps of `max_rows` rows, all in
-    /// the memory of `to`.
+    /// Puts beside the weights what the plan says: tables by position, KV blocks and steps of so many rows, all in the
+    /// memory of `to`.
     pub fn new(
         to: &Allocator<'_>,
         spec: DecoderSpec,
         weights: DecoderWeights,
         plan: &MemoryPlan,
-        max_rows: usize,
+        step: StepRows,
     ) -> Result<Decoder> {
         let (device, compute) = (to.device().clone(), weights.compute());
         let tables = PositionTables::new(to, &spec, plan.max_model_len)?;
-        let blocks = plan.num_kv_blocks + padding_blocks(&device);
+        let blocks = plan.num_kv_blocks + padding_blocks(&device, step);
         let cache = KvBlocks::new(to, &spec, &KvLayout::new(&spec), compute, blocks)?;
-        let workspace = Workspace::new(to, &spec, compute, max_rows)?;
+        let workspace = Workspace::new(to, &spec, compute, step)?;
         Ok(Decoder { device, spec, weights, tables, cache, workspace, decoded: false })
     }
 
@@ -152,7 +153,7 @@ impl Decoder {
         ops::accumulate(device, w.delta.get_mut(shape)?, w.shared.get(shape)?, gate, shared.sum_scale)
     }
 
-    /// As [`Decoder::forward`] for at most [`LOGIT_ROWS`](crate::workspace::LOGIT_ROWS) rows whose logits are all wanted;
+    /// As [`Decoder::forward`] for at most [`StepRows::logits`] rows whose logits are all wanted;
     /// launches nothing but ops, so that it can be captured. Each time it has run, [`Decoder::has_decoded`] must be told.
     pub fn decode(&mut self, inputs: &Inputs<'_>) -> Result<()> {
         self.forward(inputs)?;
@@ -174,7 +175,7 @@ impl Decoder {
     }
 
     /// Logits `[R, V]`, and their device, of R rows of the last batch, which had T; at most
-    /// [`LOGIT_ROWS`](crate::workspace::LOGIT_ROWS).
+    /// [`StepRows::logits`].
     pub fn logits(&mut self, rows: &[u32], t: usize) -> Result<(&Device, View<'_>)> {
         let Decoder { device, spec, weights, workspace: w, .. } = self;
         let (r, h, v) = (rows.len(), spec.hidden_size, spec.vocab_size);

@@ -10,8 +10,9 @@ use mosu_kernels::{Device, Result as DeviceResult};
 
 use crate::{
     Batch, ModelInfo, StepError, StepOutput, batch_check::BatchLimits, cuda_graphs::CudaGraphs,
-    decoder::Decoder, inputs::InputBuffer, sampler::Sampler, workspace::LOGIT_ROWS,
+    decoder::Decoder, inputs::InputBuffer, sampler::Sampler,
 };
+pub(crate) use options::StepRows;
 pub use options::{LoadFormat, ModelOptions, USUAL_TOKENS};
 pub use progress::LoadProgress;
 
@@ -21,6 +22,7 @@ pub struct Model {
     inputs: InputBuffer,
     graphs: CudaGraphs,
     cuda_graphs: bool,
+    logit_rows: usize,
     decoder: Decoder,
     sampler: Sampler,
     limits: BatchLimits,
@@ -100,7 +102,7 @@ impl Model {
         self.compute(batch)?;
         let rows: Vec<u32> = batch.logit_rows.iter().map(|row| row.row).collect();
         let mut logits = Vec::with_capacity(rows.len() * self.info.vocab_size);
-        for rows in rows.chunks(LOGIT_ROWS) {
+        for rows in rows.chunks(self.logit_rows) {
             let (device, of_rows) = self.decoder.logits(rows, batch.num_rows())?;
             logits.extend(of_rows.to_vec::<f32>(device)?);
         }

@@ -1,6 +1,6 @@
 //! From logits to tokens and log-probabilities on the device, and from there to the host once somebody waits for them.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, slice::Chunks};
 
 use mosu_kernels::{
     Allocator, DType, Device, Readback, Result as DeviceResult, Tensor, View,
@@ -9,7 +9,7 @@ use mosu_kernels::{
 
 use crate::{
     Batch, LogitFault, LogitOutput, LogitRow, LogitToken, StepError, StepOutput, decoder::Decoder,
-    workspace::LOGIT_ROWS,
+    model::StepRows,
 };
 
 /// Steps whose results may be on their way.
@@ -24,7 +24,9 @@ pub(crate) struct Sampler {
     /// u32 `[max_rows]`: first the tokens that the last step sampled, [`Sampler::num_sampled`] of them.
     sampled: Tensor,
     num_sampled: usize,
-    /// u32: log-probabilities of up to [`LOGIT_ROWS`] rows.
+    /// Rows of logits that are computed at a time.
+    logit_rows: usize,
+    /// u32: log-probabilities of so many rows.
     reports: Tensor,
     in_flight: VecDeque<Step>,
     /// Those that were waited for.
@@ -34,7 +36,7 @@ pub(crate) struct Sampler {
 /// A step's results on their way.
 struct Step {
     rows: Vec<Expected>,
-    /// For every [`LOGIT_ROWS`] rows the tokens sampled, then the reports.
+    /// For all rows whose logits are computed at a time the tokens sampled, then the reports.
     results: Readback,
 }
 
@@ -46,24 +48,25 @@ struct Expected {
 }
 
 impl Sampler {
-    /// In the memory of `to`, for steps of at most `max_rows` draws from `vocab_size` logits, for up to `max_sequences`
-    /// sequences with penalties.
+    /// In the memory of `to`, for steps of so many draws from `vocab_size` logits, for up to `max_sequences` sequences with
+    /// penalties.
     ///
     /// # Errors
     /// When memory is short.
     pub fn new(
         to: &Allocator<'_>,
         vocab_size: usize,
-        max_rows: usize,
+        step: StepRows,
         max_sequences: usize,
     ) -> DeviceResult<Sampler> {
         let row = LogprobRow { row: 0, target: LogprobTarget::Token(0), top: USUAL_TOP };
         Ok(Sampler {
             workspace: SampleWorkspace::new(to, vocab_size, max_sequences)?,
             vocab_size,
-            sampled: to.zeros([max_rows], DType::U32)?,
+            sampled: to.zeros([step.most], DType::U32)?,
             num_sampled: 0,
-            reports: to.zeros([LOGIT_ROWS * row.words(vocab_size)], DType::U32)?,
+            logit_rows: step.logits,
+            reports: to.zeros([step.logits * row.words(vocab_size)], DType::U32)?,
             in_flight: VecDeque::new(),
             spare: Vec::new(),
         })
@@ -96,7 +99,7 @@ impl Sampler {
         };
         self.num_sampled = 0;
         step.rows.clear();
-        for wanted in batch.logit_rows.chunks(LOGIT_ROWS) {
+        for wanted in batch.logit_rows.chunks(self.logit_rows) {
             let rows: Vec<u32> = wanted.iter().map(|wanted| wanted.row).collect();
             let (device, logits) = decoder.logits(&rows, batch.num_rows())?;
             let reports = self.draw(device, logits, wanted, &mut step)?;
@@ -114,7 +117,7 @@ impl Sampler {
         let none = StepError::InFlight("no step is in flight: start one");
         let mut step = self.in_flight.pop_front().ok_or(none)?;
         output.rows.clear();
-        step.results.finish(|words| unpack(&step.rows, words, &mut output.rows))?;
+        step.results.finish(|words| unpack(step.rows.chunks(self.logit_rows), words, &mut output.rows))?;
         self.spare.push(step);
         Ok(())
     }
@@ -177,9 +180,9 @@ impl Sampler {
 }
 
 /// Takes a step's words apart.
-fn unpack(rows: &[Expected], mut words: &[u32], outputs: &mut Vec<LogitOutput>) {
+fn unpack(chunks: Chunks<'_, Expected>, mut words: &[u32], outputs: &mut Vec<LogitOutput>) {
     let mut take = |count: usize| words.split_off(..count).unwrap_or_default();
-    for rows in rows.chunks(LOGIT_ROWS) {
+    for rows in chunks {
         let mut sampled = take(rows.iter().filter(|row| row.given.is_none()).count()).iter();
         for row in rows {
             let token = row.given.or_else(|| sampled.next().copied()).unwrap_or(NO_TOKEN);

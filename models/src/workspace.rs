@@ -2,10 +2,10 @@
 
 use mosu_kernels::{Allocator, DType, Result, Shape, Tensor, View, ViewMut, ops::MoeWorkspace};
 
-use crate::{AttentionSpec, DecoderSpec, FfnActivation, LatentAttentionSpec, LayerSpec, Mixer, MoeSpec};
-
-/// Rows whose logits are computed at a time: bounds their memory however many a step asks for.
-pub(crate) const LOGIT_ROWS: usize = 64;
+use crate::{
+    AttentionSpec, DecoderSpec, FfnActivation, LatentAttentionSpec, LayerSpec, Mixer, MoeSpec,
+    model::StepRows,
+};
 
 /// Memory for activations of any shape up to its size. Every use states the shape.
 pub(crate) struct Scratch(Tensor);
@@ -85,7 +85,7 @@ impl Workspace {
     ///
     /// # Errors
     /// When memory is short.
-    pub fn new(to: &Allocator<'_>, spec: &DecoderSpec, compute: DType, max_rows: usize) -> Result<Workspace> {
+    pub fn new(to: &Allocator<'_>, spec: &DecoderSpec, compute: DType, step: StepRows) -> Result<Workspace> {
         let widest = |width: &dyn Fn(&LayerSpec) -> usize| spec.layers.iter().map(width).max().unwrap_or(0);
         let attention = |width: &dyn Fn(&AttentionSpec) -> usize| {
             widest(&|layer| layer.mixer.attention().map_or(0, width))
@@ -116,8 +116,8 @@ impl Workspace {
         let chosen = moe(|moe| moe.num_experts_per_tok);
         let shared = moe(|moe| usize::from(moe.shared.is_some()));
         let routers = usize::from(experts > 0 && compute != DType::F32);
-        let rows = |width: usize, dtype: DType| Scratch::new(to, max_rows, width, dtype);
-        let logit_rows = |width: usize, dtype: DType| Scratch::new(to, LOGIT_ROWS, width, dtype);
+        let rows = |width: usize, dtype: DType| Scratch::new(to, step.most, width, dtype);
+        let logit_rows = |width: usize, dtype: DType| Scratch::new(to, step.logits, width, dtype);
         let h = spec.hidden_size;
         Ok(Workspace {
             hidden: rows(h, DType::F32)?,
@@ -139,7 +139,7 @@ impl Workspace {
             expert_weights: rows(chosen, DType::F32)?,
             shared: rows(shared * h, DType::F32)?,
             shared_gate: rows(shared, DType::F32)?,
-            moe: MoeWorkspaces::new(to, spec, compute, max_rows)?,
+            moe: MoeWorkspaces::new(to, spec, compute, step.most)?,
             logit_rows: logit_rows(1, DType::U32)?,
             logit_hidden: logit_rows(h, DType::F32)?,
             logit_normed: logit_rows(h, compute)?,

@@ -1,4 +1,4 @@
-//! Decode steps on a CUDA device: the same bits recorded and launch by launch, and few launches.
+//! Decode steps on a CUDA device: the same bits captured and launch by launch, and few launches.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
@@ -49,9 +49,9 @@ fn decode(model: &mut Model, sequences: &mut [Sequence], count: usize, mut step:
     }
 }
 
-/// Three sequences make recordings of four rows; their block tables outgrow one shape.
+/// Three sequences make graphs of four rows; their block tables outgrow one shape.
 #[test]
-fn recorded_steps_give_the_same_bits() {
+fn captured_steps_give_the_same_bits() {
     let Some(Gpu { options, simulated, _turn }) = gpu() else { return };
     for name in ["llama31_bf16", "qwen3_moe_bf16", "gpt_oss_bf16"] {
         let run = |cuda_graphs| {
@@ -67,11 +67,33 @@ fn recorded_steps_give_the_same_bits() {
             });
             ((bits, greedy(&mut model, &ids(3, 20), 10)), graphs() - before)
         };
-        let ((found, recorded), (expected, not_recorded)) = (run(true), run(false));
+        let ((found, captured), (expected, not_captured)) = (run(true), run(false));
         assert!(found == expected, "{name}: bits differ");
         // The first step of a shape runs launch by launch.
-        assert!(!simulated || (recorded >= 10 && not_recorded == 0), "{name}: {recorded} graphs");
+        assert!(!simulated || (captured >= 10 && not_captured == 0), "{name}: {captured} graphs");
     }
+}
+
+/// As many rows as there may be sequences are one captured step, whose logits are computed at once.
+#[test]
+fn seventy_sequences_decode_in_one_captured_step() {
+    let Some(Gpu { options, simulated, _turn }) = gpu() else { return };
+    let run = |max_sequences, cuda_graphs| {
+        let options = ModelOptions { max_sequences, cuda_graphs, ..options.clone() };
+        let mut model = load_with(fixture("llama31_bf16"), &options).unwrap();
+        let graphs = || if simulated { cusim::graph_launches().unwrap() } else { 0 };
+        let (before, mut bits) = (graphs(), Vec::new());
+        let mut sequences: Vec<Sequence> =
+            (0..70).map(|s| Sequence::new(&ids(s, 3 + s % 3), s as u32)).collect();
+        decode(&mut model, &mut sequences, 3, |logits| {
+            bits.push(logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>());
+        });
+        (bits, graphs() - before)
+    };
+    let ((captured, graphs), (in_two, of_prompts)) = (run(100, true), run(64, true));
+    assert!(captured == in_two && captured == run(100, false).0, "bits differ");
+    // The first of three steps runs launch by launch.
+    assert!(!simulated || graphs == of_prompts + 2, "{graphs} graphs, {of_prompts} of them of prompts");
 }
 
 /// Kernels that one layer of a fixture's shape adds to a decode step of `rows` sequences with `context` tokens.
@@ -90,7 +112,7 @@ fn launches_of_a_layer(gpu: &Gpu, name: &str, rows: usize, context: usize) -> BT
         let mut sequences: Vec<Sequence> =
             (0..rows).map(|s| Sequence::new(&ids(s, context), (s * blocks) as u32)).collect();
         let (mut before, mut launches) = (BTreeMap::new(), BTreeMap::new());
-        // The third step of a shape is a recording's second run.
+        // The third step of a shape is a graph's second run.
         decode(&mut model, &mut sequences, 3, |_| {
             before = std::mem::replace(&mut launches, cusim::launches().unwrap());
         });

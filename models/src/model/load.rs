@@ -75,7 +75,7 @@ impl Planned {
         let spec = &family.spec;
         let ends = EndTokens::read(source, &config, spec.vocab_size)?;
         let sampler = Allocator::planning(device);
-        Sampler::new(&sampler, spec.vocab_size, max_rows, options.max_sequences)?;
+        Sampler::new(&sampler, spec.vocab_size, options.step_rows(), options.max_sequences)?;
         let layout = KvLayout::new(spec);
         let mut planner = Planner {
             spec,
@@ -136,14 +136,16 @@ impl Planned {
         let name = (source.name(), architecture);
         let mut info = ModelInfo::new(name, &spec, &mut weights, options, plan, self.ends);
         info.ignored_tensors = self.ignored_tensors;
-        let graphs = CudaGraphs::new(max_rows, table_entries, plan.num_kv_blocks as u32);
-        let sampler = Sampler::new(&to, spec.vocab_size, max_rows, options.max_sequences)?;
-        let decoder = Decoder::new(&to, spec, weights, plan, max_rows)?;
+        let step = options.step_rows();
+        let graphs = CudaGraphs::new(step.logits, table_entries, plan.num_kv_blocks as u32);
+        let sampler = Sampler::new(&to, spec.vocab_size, step, options.max_sequences)?;
+        let decoder = Decoder::new(&to, spec, weights, plan, step)?;
         Ok(Model {
             device: device.clone(),
             inputs,
             graphs,
             cuda_graphs: options.cuda_graphs,
+            logit_rows: step.logits,
             decoder,
             sampler,
             limits,

@@ -34,6 +34,19 @@ pub struct ModelOptions {
     pub cuda_graphs: bool,
 }
 
+/// Rows of a step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StepRows {
+    /// The most.
+    pub most: usize,
+    /// Rows whose logits are computed at a time, and the most of a captured decode step: one for each sequence, so that the
+    /// output projection is read once; a power of two, since captured steps are filled up to one.
+    pub logits: usize,
+}
+
+/// Prompts may ask for the log-probabilities of many rows, however few sequences there are.
+const FEWEST_LOGIT_ROWS: usize = 64;
+
 impl ModelOptions {
     /// Weights from files, memory chosen from what is free, steps that suit the device, 64 sequences.
     pub fn new(device: Device) -> ModelOptions {
@@ -46,6 +59,13 @@ impl ModelOptions {
             max_sequences: 64,
             cuda_graphs: true,
         }
+    }
+
+    /// The sizes of a step.
+    pub(crate) fn step_rows(&self) -> StepRows {
+        let most = self.max_rows();
+        let logits = self.max_sequences.max(FEWEST_LOGIT_ROWS);
+        StepRows { most, logits: logits.checked_next_power_of_two().unwrap_or(most).min(most).max(1) }
     }
 
     /// Most rows of one step. Products with a weight gain little beyond the default, and a decode waits for the whole step:

@@ -5,15 +5,14 @@ use mosu_kernels::{Allocator, DType, Device, ops};
 use super::MemoryPlan;
 use crate::{
     AttentionSpec, DecoderSpec, KvGroups, LatentAttentionSpec, LayerSpec, LoadError, Mixer, ModelOptions,
-    cuda_graphs::PADDING_BLOCKS,
     inputs::InputBuffer,
     kv_cache::{BLOCK_SIZE, KvBlocks},
     kv_layout::KvLayout,
     memory::Memory,
-    model::USUAL_TOKENS,
+    model::{StepRows, USUAL_TOKENS},
     position_tables::PositionTables,
     size::Size,
-    workspace::{LOGIT_ROWS, Workspace},
+    workspace::Workspace,
 };
 
 /// Slots are u32.
@@ -122,7 +121,7 @@ impl Planner<'_> {
     /// largest step.
     fn fixed(&self) -> Result<MemoryPlan, LoadError> {
         let workspace = Allocator::planning(&self.options.device);
-        Workspace::new(&workspace, self.spec, self.compute, self.options.max_rows())?;
+        Workspace::new(&workspace, self.spec, self.compute, self.options.step_rows())?;
         Ok(MemoryPlan {
             total: self.memory.total,
             free: self.memory.free,
@@ -150,7 +149,8 @@ impl Planner<'_> {
             position_tables: tables.bytes(),
             inputs: inputs.bytes(),
             scratch: self.scratch(len) as u64,
-            padding_kv_blocks: self.kv_bytes(blocks + padding_blocks(device))? - kv_cache,
+            padding_kv_blocks: self.kv_bytes(blocks + padding_blocks(device, self.options.step_rows()))?
+                - kv_cache,
             kv_cache,
             kept_free,
             max_model_len: len,
@@ -184,7 +184,10 @@ impl Planner<'_> {
             }
         };
         let attention = self.spec.layers.iter().map(attention).max().unwrap_or(0);
-        let sample = ops::sample_scratch_bytes(&self.options.device, LOGIT_ROWS, self.spec.vocab_size, len);
+        let sample = {
+            let logits = self.options.step_rows().logits;
+            ops::sample_scratch_bytes(&self.options.device, logits, self.spec.vocab_size, len)
+        };
         let shared = [attention, sample, ops::gather_token_ids_scratch_bytes(rows), self.linear_scratch];
         shared.into_iter().max().unwrap_or(0)
     }
@@ -252,9 +255,9 @@ impl Planner<'_> {
     }
 }
 
-/// KV blocks that no sequence gets: captured steps fill up with rows that need some of their own.
-pub(crate) fn padding_blocks(device: &Device) -> usize {
-    if let Device::Cuda(_) = device { PADDING_BLOCKS } else { 0 }
+/// KV blocks that no sequence gets: captured steps fill up with rows, each of which needs a slot of its own.
+pub(crate) fn padding_blocks(device: &Device, step: StepRows) -> usize {
+    if let Device::Cuda(_) = device { step.logits.div_ceil(BLOCK_SIZE) } else { 0 }
 }
 
 /// Entries of one group's block tables in a step: those of `max_sequences` of the longest sequences.
