@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use mosu_kernels::{CudaDevice, CudaGraph, Result};
+use mosu_kernels::{CudaDevice, CudaGraph, Device, Result};
 
 use crate::{Batch, KvPlaces, kv_cache::BLOCK_SIZE};
 
@@ -19,6 +19,8 @@ pub(crate) struct StepShape {
 
 /// Graphs by shape. A shape is captured when it comes for the second time: what its kernels need is there then.
 pub(crate) struct CudaGraphs {
+    /// Where they run; without one no step is captured.
+    gpu: Option<Arc<CudaDevice>>,
     graphs: HashMap<StepShape, Option<CudaGraph>>,
     max_rows: usize,
     max_table_entries: usize,
@@ -29,15 +31,30 @@ pub(crate) struct CudaGraphs {
 }
 
 impl CudaGraphs {
-    /// None yet. Steps have at most `max_rows` rows and block tables of `max_table_entries` in all; the KV blocks from
-    /// `padding_block` on are no sequence's.
-    pub fn new(max_rows: usize, max_table_entries: usize, padding_block: u32) -> CudaGraphs {
-        let graphs = HashMap::new();
-        CudaGraphs { graphs, max_rows, max_table_entries, padding_block, padded: Batch::default() }
+    /// None yet, and on a processor or where they are not `wanted` none ever. Steps have at most `max_rows` rows and block
+    /// tables of `max_table_entries` in all; the KV blocks from `padding_block` on are no sequence's.
+    pub fn new(
+        device: &Device,
+        wanted: bool,
+        max_rows: usize,
+        max_table_entries: usize,
+        padding_block: u32,
+    ) -> CudaGraphs {
+        let gpu = match device {
+            Device::Cuda(gpu) if wanted => Some(Arc::clone(gpu)),
+            _ => None,
+        };
+        let (graphs, padded) = (HashMap::new(), Batch::default());
+        CudaGraphs { gpu, graphs, max_rows, max_table_entries, padding_block, padded }
+    }
+
+    /// The shape in which a checked batch can be captured, if it can.
+    pub fn shape_of(&self, batch: &Batch) -> Option<StepShape> {
+        self.gpu.as_ref().and_then(|_| self.shape(batch))
     }
 
     /// The shape of a checked batch, if it is a decode of all its rows.
-    pub fn shape_of(&self, batch: &Batch) -> Option<StepShape> {
+    fn shape(&self, batch: &Batch) -> Option<StepShape> {
         let rows = batch.num_rows();
         let all_wanted = (0..).zip(&batch.logit_rows).all(|(row, wanted)| wanted.row == row);
         if batch.num_sequences() != rows || batch.logit_rows.len() != rows || !all_wanted {
@@ -86,12 +103,8 @@ impl CudaGraphs {
     ///
     /// # Errors
     /// Those of `launch`, and the device's.
-    pub fn run(
-        &mut self,
-        gpu: &Arc<CudaDevice>,
-        shape: StepShape,
-        launch: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
+    pub fn run(&mut self, shape: StepShape, launch: impl FnOnce() -> Result<()>) -> Result<()> {
+        let Some(gpu) = &self.gpu else { return launch() };
         match self.graphs.get_mut(&shape) {
             None => {
                 self.graphs.insert(shape, None);
@@ -139,9 +152,9 @@ mod tests {
 
     #[test]
     fn decodes_are_filled_up_to_powers_of_two() {
-        let mut steps = CudaGraphs::new(256, 64, 100);
+        let mut steps = CudaGraphs::new(&Device::cpu(None), true, 256, 64, 100);
         let batch = decode(&[40, 33, 2], 3);
-        let shape = steps.shape_of(&batch).unwrap();
+        let shape = steps.shape(&batch).unwrap();
         assert_eq!(shape, StepShape { rows: 4, table_width: 4 });
         let padded = steps.pad(&batch, shape);
         assert_eq!(padded.token_ids, [40, 41, 42, 0]);
@@ -158,15 +171,15 @@ mod tests {
 
     #[test]
     fn other_steps_are_not_recorded() {
-        let steps = CudaGraphs::new(8, 64, 100);
+        let steps = CudaGraphs::new(&Device::cpu(None), true, 8, 64, 100);
         let mut prefill = decode(&[3, 3], 1);
         prefill.context_lens.pop();
-        assert_eq!(steps.shape_of(&prefill), None, "two rows of one sequence");
+        assert_eq!(steps.shape(&prefill), None, "two rows of one sequence");
         let mut silent = decode(&[3, 3], 1);
         silent.logit_rows.pop();
-        assert_eq!(steps.shape_of(&silent), None, "a row without logits");
-        assert_eq!(steps.shape_of(&decode(&[1; 9], 1)), None, "more rows than buffers");
-        assert_eq!(steps.shape_of(&decode(&[1; 5], 9)), None, "tables larger than planned");
-        assert!(steps.shape_of(&decode(&[1; 5], 8)).is_some());
+        assert_eq!(steps.shape(&silent), None, "a row without logits");
+        assert_eq!(steps.shape(&decode(&[1; 9], 1)), None, "more rows than buffers");
+        assert_eq!(steps.shape(&decode(&[1; 5], 9)), None, "tables larger than planned");
+        assert!(steps.shape(&decode(&[1; 5], 8)).is_some());
     }
 }

@@ -21,7 +21,6 @@ pub struct Model {
     device: Device,
     inputs: InputBuffer,
     graphs: CudaGraphs,
-    cuda_graphs: bool,
     logit_rows: usize,
     decoder: Decoder,
     sampler: Sampler,
@@ -78,18 +77,15 @@ impl Model {
 
     /// Computes the hidden states of a checked batch, launch by launch or as a captured decode.
     fn compute(&mut self, batch: &Batch) -> DeviceResult<()> {
-        let Model { device, inputs, graphs, cuda_graphs, decoder, sampler, .. } = self;
+        let Model { device, inputs, graphs, decoder, sampler, .. } = self;
         let sampled = sampler.sampled()?;
-        let shape = if *cuda_graphs { graphs.shape_of(batch) } else { None };
-        match (&*device, shape) {
-            (Device::Cuda(gpu), Some(shape)) => {
-                let inputs = inputs.load(device, graphs.pad(batch, shape), sampled)?;
-                graphs.run(gpu, shape, || decoder.decode(&inputs))?;
-                decoder.has_decoded();
-                Ok(())
-            }
-            _ => decoder.forward(&inputs.load(device, batch, sampled)?),
-        }
+        let Some(shape) = graphs.shape_of(batch) else {
+            return decoder.forward(&inputs.load(device, batch, sampled)?);
+        };
+        let inputs = inputs.load(device, graphs.pad(batch, shape), sampled)?;
+        graphs.run(shape, || decoder.decode(&inputs))?;
+        decoder.has_decoded();
+        Ok(())
     }
 
     /// As [`Model::step`], but returns the logits themselves, `[R, vocab_size]` for R logit rows, and draws nothing.

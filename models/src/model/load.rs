@@ -137,14 +137,14 @@ impl Planned {
         let mut info = ModelInfo::new(name, &spec, &mut weights, options, plan, self.ends);
         info.ignored_tensors = self.ignored_tensors;
         let step = options.step_rows();
-        let graphs = CudaGraphs::new(step.logits, table_entries, plan.num_kv_blocks as u32);
+        let padding_block = plan.num_kv_blocks as u32;
+        let graphs = CudaGraphs::new(device, options.cuda_graphs, step.logits, table_entries, padding_block);
         let sampler = Sampler::new(&to, spec.vocab_size, step, options.max_sequences)?;
         let decoder = Decoder::new(&to, spec, weights, plan, step)?;
         Ok(Model {
             device: device.clone(),
             inputs,
             graphs,
-            cuda_graphs: options.cuda_graphs,
             logit_rows: step.logits,
             decoder,
             sampler,
