@@ -62,7 +62,10 @@ pub(super) fn reordered_matrix(matrix: &Matrix, order: &[usize]) -> Result<Matri
         (Format::Mxfp4, Some(scales)) => {
             Matrix::mxfp4(reordered(matrix.values(), order)?, reordered(scales, order)?)
         }
-        (Format::Blocks(blocks), _) => Matrix::blocks(blocks, reordered(matrix.values(), order)?),
+        (Format::Blocks(blocks), _) => {
+            let rows = Matrix::blocks(blocks, reordered(matrix.values(), order)?)?;
+            Ok(if matrix.compute() == DType::F32 { rows.meeting_f32() } else { rows })
+        }
         (Format::Fp8, _) => Ok(reordered(&matrix.decoded(matrix.compute())?, order)?.into()),
         _ => Ok(reordered(matrix.values(), order)?.into()),
     }
@@ -168,6 +171,8 @@ pub(super) fn swapped([rows, columns]: [usize; 2]) -> Shape {
 
 #[cfg(test)]
 mod tests {
+    use mosu_kernels::BlockType;
+
     use super::*;
 
     fn tensor(shape: &[usize], values: &[f32]) -> Tensor {
@@ -184,6 +189,18 @@ mod tests {
         assert_eq!(matrix.as_slice::<f32>().unwrap(), [5.0, 6.0, 1.0, 2.0, 3.0, 4.0]);
         let bias = reordered(&tensor(&[3], &[1.0, 2.0, 3.0]), &[2, 0, 1]).unwrap();
         assert_eq!(bias.as_slice::<f32>().unwrap(), [3.0, 1.0, 2.0]);
+    }
+
+    #[test]
+    fn blocks_meet_what_they_met() {
+        let bytes: Vec<u8> = (0..2 * 18).collect();
+        let blocks =
+            || Matrix::blocks(BlockType::Q4_0, Tensor::from_slice([2, 18], &bytes).unwrap()).unwrap();
+        for matrix in [blocks(), blocks().meeting_f32()] {
+            let turned = reordered_matrix(&matrix, &[1, 0]).unwrap();
+            assert_eq!(turned.compute(), matrix.compute());
+            assert_eq!(turned.values().as_slice::<u8>().unwrap()[..18], bytes[18..]);
+        }
     }
 
     #[test]
