@@ -186,9 +186,9 @@ impl<W: FloatWeight> Product<'_, W> {
 
 /// Bytes that come from memory together.
 pub(super) const LINE: usize = 64;
-/// How far ahead a single stream is fetched: a little over the memory's latency. Not a multiple of 4096, which puts
-/// both ends into the same set of a cache.
-pub(super) const STREAM_AHEAD: usize = 2048;
+/// How far ahead a single stream is fetched: over the memory's latency (on a Sapphire Rapids 5 KiB read 15 % faster than 2,
+/// and as fast as 9). Not a multiple of 4096, which puts both ends into the same set of a cache.
+pub(super) const STREAM_AHEAD: usize = 5184;
 
 /// Lines that each step fetches of the next group of columns.
 const GROUP_LINES: usize = 2;
