@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use super::{
     Float, Isa, Kernel,
     packed::{CodedWeight, Groups},
-    quantized::{QuantizedRow, SCALED},
+    quantized::{QuantizedRows, SCALED},
     simd::{LANES, Simd},
     tile::{Block, LINE, STREAM_AHEAD},
 };
@@ -80,7 +80,7 @@ impl<W: CodedWeight> Kernel for OneRow<'_, '_, W> {
     fn run<S: Simd>(self, s: S) {
         let OneRow { weight, block, terms } = self;
         let (row, k) = (block.rows.start, block.input.width);
-        let input = block.input.quantized.row(row, W::GROUPS);
+        let input = block.input.quantized.rows(row..row + 1, W::GROUPS);
         let lines = terms.len() / LANES;
         for first in block.columns.clone().step_by(LANES) {
             let n = LANES.min(block.columns.end - first);
@@ -94,7 +94,7 @@ impl<W: CodedWeight> Kernel for OneRow<'_, '_, W> {
 
 /// `(Σ codes · inputs) · scale + offset · Σ inputs` of all groups of a row of the weight.
 #[inline(always)]
-fn group_terms<S: Simd, W: CodedWeight>(s: S, row: W::Row<'_>, input: QuantizedRow<'_>, terms: &mut [Line]) {
+fn group_terms<S: Simd, W: CodedWeight>(s: S, row: W::Row<'_>, input: QuantizedRows<'_>, terms: &mut [Line]) {
     let (k, size) = (input.codes.len(), W::GROUPS.size);
     let groups = k / size;
     let bytes = W::bytes(row);
@@ -169,7 +169,7 @@ unsafe fn group_sums<S: Simd, W: CodedWeight>(
 
 /// For each of 16 rows of the weight: the sum of its groups' terms times the scales of the inputs.
 #[inline(always)]
-fn sum_terms<S: Simd>(s: S, terms: &[Line], input: QuantizedRow<'_>, size: usize) -> S::V {
+fn sum_terms<S: Simd>(s: S, terms: &[Line], input: QuantizedRows<'_>, size: usize) -> S::V {
     let (groups, lines) = (input.codes.len() / size, terms.len() / LANES);
     let mut sum = s.splat(0.0);
     for line in 0..lines {
@@ -310,14 +310,14 @@ impl<const SIZE: usize, const OFFSET: bool> Tiles<'_, SIZE, OFFSET> {
     fn tile<S: Simd, const M: usize>(&self, s: S, row: usize) {
         let Tiles { panel, block } = self;
         let groups = Groups { size: SIZE, offset: OFFSET };
-        let first = block.input.quantized.row(row, groups);
-        let (k, all) = (first.codes.len(), panel.scales.len());
+        let rows = block.input.quantized.rows(row..row + M, groups);
+        let (k, all) = (block.input.width, panel.scales.len());
         let per_scale = SCALED / SIZE;
         let mut sums = [s.splat(0.0); M];
-        // SAFETY: there are M rows, which lie one after another, and have these groups.
+        // SAFETY: `rows` has M rows of k elements, and so many groups each.
         unsafe {
             // Three rows to a pointer: one for each would not fit the registers.
-            let mut inputs = [first.codes.as_ptr(); 4];
+            let mut inputs = [rows.codes.as_ptr(); 4];
             for (i, inputs) in inputs.iter_mut().enumerate().take(M.div_ceil(3)) {
                 *inputs = inputs.add(3 * i * k);
             }
@@ -326,7 +326,7 @@ impl<const SIZE: usize, const OFFSET: bool> Tiles<'_, SIZE, OFFSET> {
                 let mut dots = [s.splat_int(0); M];
                 if !OFFSET {
                     for (m, dot) in dots.iter_mut().enumerate() {
-                        *dot = s.splat_int(*first.corrections.as_ptr().add(m * all + group));
+                        *dot = s.splat_int(*rows.corrections.as_ptr().add(m * all + group));
                     }
                 }
                 for quad in 0..SIZE / 4 {
@@ -341,10 +341,10 @@ impl<const SIZE: usize, const OFFSET: bool> Tiles<'_, SIZE, OFFSET> {
                     let mut term = s.mul(s.to_floats(dots[m]), scale);
                     if OFFSET {
                         let offset = f32::load(s, &panel.offsets.get_unchecked(group).0);
-                        let inputs = *first.sums.as_ptr().add(m * all + group);
+                        let inputs = *rows.sums.as_ptr().add(m * all + group);
                         term = s.mul_add(offset, s.splat(inputs), term);
                     }
-                    let of_inputs = *first.scales.as_ptr().add(m * all / per_scale + group / per_scale);
+                    let of_inputs = *rows.scales.as_ptr().add(m * all / per_scale + group / per_scale);
                     sums[m] = s.mul_add(term, s.splat(of_inputs), sums[m]);
                 }
                 weights = weights.add(SIZE / 4);

@@ -41,16 +41,16 @@ struct GroupSums {
     corrections: Vec<i32>,
 }
 
-/// One row.
+/// R rows, one after another.
 #[derive(Clone, Copy)]
-pub(super) struct QuantizedRow<'a> {
-    /// `[K]`
+pub(super) struct QuantizedRows<'a> {
+    /// `[R, K]`
     pub codes: &'a [i8],
-    /// `[K / 32]`
+    /// `[R, K / 32]`
     pub scales: &'a [f32],
-    /// `[K / size]`, for groups with offsets.
+    /// `[R, K / size]`, for groups with offsets.
     pub sums: &'a [f32],
-    /// `[K / size]`, for groups without.
+    /// `[R, K / size]`, for groups without.
     pub corrections: &'a [i32],
 }
 
@@ -122,13 +122,13 @@ impl Quantized {
         });
     }
 
-    /// Row `i`, for weights with such groups.
+    /// Rows `rows`, for weights with such groups.
     #[inline(always)]
-    pub(super) fn row(&self, i: usize, groups: Groups) -> QuantizedRow<'_> {
-        let of = |size: usize| i * self.k / size..(i + 1) * self.k / size;
+    pub(super) fn rows(&self, rows: Range<usize>, groups: Groups) -> QuantizedRows<'_> {
+        let of = |size: usize| rows.start * self.k / size..rows.end * self.k / size;
         let own = &self.of_groups[usize::from(groups.size == SCALED)];
         let of_groups = of(groups.size);
-        QuantizedRow {
+        QuantizedRows {
             codes: &self.codes[of(1)],
             scales: &self.scales[of(SCALED)],
             sums: if groups.offset { &own.sums[of_groups.clone()] } else { &[] },

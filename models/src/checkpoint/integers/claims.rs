@@ -50,7 +50,8 @@ impl Checkpoint {
         let mask = (1u32 << bits) - 1;
         let zero = |row: usize, group: usize| {
             let word = stored.word(group * (n / per_word) + row / per_word);
-            (word >> (bits * (row % per_word)) & mask) as u8 + zero_offset
+            // Of 8 bits what wraps is not in the middle, and refused.
+            ((word >> (bits * (row % per_word)) & mask) as u8).wrapping_add(zero_offset)
         };
         let zeros = self.zeros(module, [n, groups], bits, symmetric, zero)?;
         let group_of = match self.has(module, "g_idx") {
